@@ -1,0 +1,1 @@
+"""What many observed calls mean: tables in, results and figures out."""

@@ -1,0 +1,1 @@
+"""A stand-in for Azure OpenAI and API Management on loopback, reached only over HTTP."""
