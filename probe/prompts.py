@@ -2,8 +2,8 @@
 
 No prompt text is stored with a run: a prompt is rebuilt from its id, so that a token count can be made afterwards.
 
-Size.   A prompt of n tokens is billed as n: 3 for the message, 1 for its role, 3 for the reply's start, and the content.
-        The content is made of words that are one token each, after a space, in cl100k_base and in o200k_base alike.
+Size.   A prompt of n tokens is billed as n: 3 for the message, 1 for its role, 3 for the reply's start, and its text.
+        The text is made of words that are one token each, after a space, in cl100k_base and in o200k_base alike.
         (Reasoning models bill one less; that is the counting rules' affair.)
 Number. Long prompts begin with their number, so that no two share a prefix that the service could cache.
 """
@@ -24,12 +24,12 @@ MIN_INPUT_TOKENS = OVERHEAD + 1
 # 6 digits are 2 tokens; the instruction keeps a real model writing until max_tokens.
 _INSTRUCTION = " Write a very long story with these words:"
 _NUMBERED_TOKENS = 2 + 9
-_WORDS = (
-    "time year people way day man thing woman life child world school state family student group country problem hand "
-    "part place case week company system program question work government number night point home water room mother "
-    "area money story fact month lot right study book eye job word business issue side kind head house service friend "
-    "father power hour game line end member law car city"
-).split()
+_WORDS = """
+    time year people way day man thing woman life child world school state family student group country problem hand
+    part place case week company system program question work government number night point home water room mother
+    area money story fact month lot right study book eye job word business issue side kind head house service friend
+    father power hour game line end member law car city
+""".split()
 
 _Z90 = 1.2815515655446004  # the standard normal's 90th percentile
 

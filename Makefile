@@ -1,0 +1,49 @@
+# Everything runs in .venv, which the first target that needs it makes from a lock file with hashes.
+PYTHON ?= python3
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+
+.PHONY: demo test check format lock clean
+
+demo: .venv/.run
+	@$(BIN)/locust --headless --run-time 30s --loglevel WARNING
+	@$(BIN)/analysis report
+
+test: check
+	@$(BIN)/python -m pytest
+
+check: .venv/.test
+	@$(BIN)/ruff format --check --quiet
+	@$(BIN)/ruff check --quiet
+	@$(BIN)/mypy
+
+format: .venv/.test
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Headroom needs Python 3.11 or later: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@echo "Setting up .venv (a minute or so, the first time)" >&2
+	@$(PYTHON) -m venv .venv
+
+.venv/.run: requirements.lock pyproject.toml | .venv/bin/python
+	@$(PIP) install --quiet --require-hashes -r requirements.lock
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch $@
+
+# The tests' lock holds everything the other one does, at the same versions.
+.venv/.test: requirements-test.lock requirements.lock pyproject.toml | .venv/bin/python
+	@$(PIP) install --quiet --require-hashes -r requirements-test.lock
+	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
+	@touch .venv/.run $@
+
+# Needs uv. The locks name no index, so that they serve behind any mirror.
+LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-annotate --no-header
+lock:
+	$(LOCK) --group build -o requirements.lock
+	$(LOCK) --group test -c requirements.lock -o requirements-test.lock
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist

@@ -1,0 +1,92 @@
+"""When calls are due: the open model.
+
+In the closed model, Locust's own, a user sends its next call when its last one has ended, so a slow service is asked
+less and queueing goes unmeasured. In the open model calls are due on an absolute schedule that does not depend on the
+service: at a rate, as a Poisson process, or at the times of a recorded trace. A call that is sent late is still sent, and
+its record says when it was due.
+"""
+
+import csv
+import random
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import NamedTuple
+
+from probe.prompts import Ask, Mix, numbered
+from probe.target import SettingsError
+
+TRACE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+
+
+class Arrival(NamedTuple):
+    """`due` is seconds since the run began."""
+
+    due: float
+    ask: Ask
+
+
+class Share(NamedTuple):
+    """The part of a run's arrivals that one of its processes sends: every `of`-th, beginning with `number` (from 0)."""
+
+    number: int
+    of: int
+
+
+def poisson(rate: float, mix: Mix, seed: str, share: Share) -> Iterator[Arrival]:
+    """Endless arrivals at `rate` a second over all processes together; each has its own stream at its part of it."""
+    rng = random.Random(f"{seed}-{share.number}")
+    due = 0.0
+    while True:
+        due += rng.expovariate(rate / share.of)
+        yield Arrival(due, mix.draw())
+
+
+class Row(NamedTuple):
+    """A call of a trace: seconds after the trace's first, and its sizes in tokens."""
+
+    at: float
+    input_tokens: int
+    output_tokens: int
+
+
+def read_trace(path: Path, seconds: float | None = None) -> list[Row]:
+    """The rows of an Azure LLM inference trace (`TIMESTAMP,ContextTokens,GeneratedTokens`), in order of arrival.
+
+    With `seconds`, only the rows of that much time from the trace's start. Raises `SettingsError` that names the line.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            rows = _parse(path, csv.DictReader(file))
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"trace {path}: {getattr(error, 'strerror', None) or error}") from None
+    if not rows:
+        raise SettingsError(f"trace {path}: no rows in it")
+    began = min(row[0] for row in rows)
+    relative = sorted(Row((at - began).total_seconds(), tokens, answer) for at, tokens, answer in rows)
+    return relative if seconds is None else [row for row in relative if row.at < seconds]
+
+
+def _parse(path: Path, reader: csv.DictReader[str]) -> list[tuple[datetime, int, int]]:
+    missing = [name for name in TRACE_COLUMNS if name not in (reader.fieldnames or ())]
+    if missing:
+        raise SettingsError(f"trace {path}: no column {missing[0]}; a trace has {', '.join(TRACE_COLUMNS)}")
+    rows = []
+    for row in reader:
+        try:
+            # Seven digits of a second: one more than Python reads before 3.11, and than it keeps.
+            at = datetime.fromisoformat(row["TIMESTAMP"])
+            rows.append((at, int(row["ContextTokens"]), int(row["GeneratedTokens"])))
+        except (TypeError, ValueError):
+            raise SettingsError(f"trace {path}: line {reader.line_num} is not a time and two whole numbers") from None
+    return rows
+
+
+def replay(rows: list[Row], speed: float, stream_share: float, seed: str, share: Share) -> Iterator[Arrival]:
+    """The trace's calls at `speed` times its own pace; a row is a stream or not whichever process sends it."""
+    rng = random.Random(seed)
+    for number, row in enumerate(rows):
+        stream = rng.random() < stream_share
+        if number % share.of == share.number:
+            prompt = numbered(number % 1_000_000, row.input_tokens, max(1, row.output_tokens))
+            yield Arrival(row.at / speed, Ask(prompt, stream, "trace"))

@@ -1,0 +1,100 @@
+"""The options of a run, each as a flag of Locust's and as an environment variable."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from probe.prompts import CONVERSATION, TrafficClass, read_mix
+from probe.target import SettingsError, Target
+from probe.transport import Timeouts
+
+# Flag, environment variable, default, meaning. Values are text, so that a wrong one ends in one line of ours.
+OPTIONS = (
+    ("--targets", "HEADROOM_TARGETS", "", "names of the targets to call, with commas; by default all there are"),
+    ("--stream-share", "HEADROOM_STREAM_SHARE", "0.7", "share of the calls that stream, 0 to 1"),
+    ("--mix", "HEADROOM_MIX", "", "TOML file of traffic classes; by default a production conversation's"),
+    ("--rate", "HEADROOM_RATE", "", "open model: calls a second, arriving at random whatever the service does"),
+    ("--trace", "HEADROOM_TRACE", "", "open model: CSV trace to replay (TIMESTAMP,ContextTokens,GeneratedTokens)"),
+    ("--trace-speed", "HEADROOM_TRACE_SPEED", "1", "replay so many times faster than recorded"),
+    ("--trace-seconds", "HEADROOM_TRACE_SECONDS", "", "replay only this much of the trace's own time"),
+    ("--max-in-flight", "HEADROOM_MAX_IN_FLIGHT", "1000", "open model: most calls open at once in a process"),
+    ("--call-timeout", "HEADROOM_CALL_TIMEOUT", "600", "seconds after which a call is given up"),
+    ("--seed", "HEADROOM_SEED", "1", "of the mix and the arrivals"),
+    ("--results", "HEADROOM_RESULTS", "results", "folder that runs are kept in"),
+)
+
+
+class Options(msgspec.Struct, frozen=True, kw_only=True):
+    targets: tuple[str, ...]
+    stream_share: float
+    mix: tuple[TrafficClass, ...]
+    rate: float | None
+    trace: str | None
+    trace_speed: float
+    trace_seconds: float | None
+    max_in_flight: int
+    call_timeout: float
+    seed: str
+    results: str
+
+    @property
+    def arrivals(self) -> str:
+        return "trace" if self.trace else "closed" if self.rate is None else "poisson"
+
+    @property
+    def timeouts(self) -> Timeouts:
+        usual, total = Timeouts(), self.call_timeout
+        return Timeouts(
+            connect=min(usual.connect, total),
+            first_byte=min(usual.first_byte, total),
+            idle=min(usual.idle, total),
+            total=total,
+        )
+
+
+def read_options(parsed: Any) -> Options:
+    """From Locust's parsed arguments. Raises `SettingsError`."""
+    text = {flag: str(getattr(parsed, flag[2:].replace("-", "_")) or "").strip() for flag, *_ in OPTIONS}
+    if text["--rate"] and text["--trace"]:
+        raise SettingsError("--rate and --trace both say when calls are due; give one of them")
+    return Options(
+        targets=tuple(name.strip() for name in text["--targets"].split(",") if name.strip()),
+        stream_share=_number(text, "--stream-share", 0.0, 1.0),
+        mix=_mix(text["--mix"]),
+        rate=_number(text, "--rate", 1e-6, 1e6) if text["--rate"] else None,
+        trace=text["--trace"] or None,
+        trace_speed=_number(text, "--trace-speed", 1e-3, 1e4),
+        trace_seconds=_number(text, "--trace-seconds", 1e-3, 1e9) if text["--trace-seconds"] else None,
+        max_in_flight=int(_number(text, "--max-in-flight", 1, 100_000)),
+        call_timeout=_number(text, "--call-timeout", 0.1, 86_400),
+        seed=text["--seed"],
+        results=text["--results"] or "results",
+    )
+
+
+def choose(found: Mapping[str, Target], names: tuple[str, ...]) -> list[Target]:
+    """The targets of these names, or all. Raises `SettingsError` that says which there are."""
+    unknown = [name for name in names if name not in found]
+    if unknown:
+        raise SettingsError(f"no target {unknown[0]!r}; there are: {', '.join(found)}")
+    return [found[name] for name in names] if names else list(found.values())
+
+
+def _mix(path: str) -> tuple[TrafficClass, ...]:
+    try:
+        return read_mix(Path(path)) if path else CONVERSATION
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _number(text: Mapping[str, str], flag: str, low: float, high: float) -> float:
+    try:
+        value = float(text[flag])
+    except ValueError:
+        value = float("nan")
+    if not low <= value <= high:
+        variable = next(variable for name, variable, *_ in OPTIONS if name == flag)
+        raise SettingsError(f"{flag} ({variable}) is {text[flag]!r}; it takes a number from {low:g} to {high:g}")
+    return value

@@ -1,0 +1,271 @@
+"""How a run begins and ends in Locust, in whichever process.
+
+The process that starts runs (Locust alone, or its master) reads the settings, starts the simulator where no endpoint is
+configured, checks every target with one small call, and makes the run's folder. Workers are told the run's id, its
+folder and the simulator's targets, but no key of a real one: each reads its own settings.
+
+Whatever is wrong with a setting or a target ends in one line and an exit code (`probe.advice`) before there is a run.
+A call that fails later is an observation and changes no exit code.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any, NoReturn
+
+import gevent
+import msgspec
+from locust import events
+from locust.argument_parser import LocustArgumentParser
+from locust.env import Environment
+from locust.exception import StopUser
+from locust.runners import STATE_CLEANUP, STATE_STOPPED, MasterRunner, WorkerRunner
+from locust.stats import StatsEntry
+
+from locustfiles._arrivals import Share, read_trace
+from locustfiles._load import Load, token_for
+from locustfiles._options import OPTIONS, Options, choose, read_options
+from probe.advice import (
+    EXIT_DISK,
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_SETTINGS,
+    EXIT_TERMINATED,
+    EXIT_THROTTLED,
+    advice,
+    exit_code,
+)
+from probe.client import Client
+from probe.journal import JournalError, Run, end_run, start_run
+from probe.prompts import numbered
+from probe.record import ObservedCall
+from probe.simulated import Simulator, simulated_targets
+from probe.target import SettingsError, Target, configured
+
+# The open model's clock starts a little after the run is set up, so that its first calls are not late.
+LEAD_SECONDS = 0.5
+PROGRESS_SECONDS = 2.0
+PREFLIGHT = "preflight"
+_ARRIVALS_ENDED = "headroom_arrivals_ended"
+
+
+class Session:
+    """One process of Locust, over as many runs as its web UI starts. `load` is there while a run is on."""
+
+    def __init__(self) -> None:
+        self.scenario = ""
+        self.environment: Environment
+        self.options: Options
+        self.targets: list[Target] = []
+        self.load: Load | None = None
+        self._simulator: Simulator | None = None
+        self._checks: list[ObservedCall] = []
+        self._how = "completed"
+        self._workers_done: set[str] = set()
+
+    def open(self, environment: Environment) -> None:
+        """Reads the settings and checks the targets; anything wrong ends the process here."""
+        self.environment = environment
+        runner = environment.runner
+        if runner is None or isinstance(runner, WorkerRunner):
+            return
+        runner.register_message(_ARRIVALS_ENDED, self._arrivals_ended)
+        try:
+            self.options = read_options(environment.parsed_options)
+            if self.options.trace is not None:
+                read_trace(Path(self.options.trace), self.options.trace_seconds)
+            self.targets = choose(self._find_targets(), self.options.targets)
+            self._check()
+        except SettingsError as error:
+            self._refuse(str(error), EXIT_SETTINGS)
+
+    def begin(self) -> None:
+        if isinstance(self.environment.runner, WorkerRunner):
+            self._join()
+            return
+        lead = 0.0 if self.options.arrivals == "closed" else LEAD_SECONDS
+        try:
+            run = start_run(Path(self.options.results), self.scenario, self._about(), lead)
+            self.load = Load(run, self.options, self.targets, Share(0, 1))
+            for call in self._checks:
+                self.load.append(call)
+        except JournalError as error:
+            self.fail(error)
+            return
+        self._checks = []
+        self._how = "completed"
+        self._workers_done.clear()
+        simulated = None if self._simulator is None else self._simulator.public()
+        told: Any = self.environment.parsed_options
+        told.headroom_run = {"run": msgspec.to_builtins(run), "simulated": simulated}
+        say(f"run {run.folder}: {self._plan()}")
+        gevent.spawn(self._progress, self.load)
+
+    def stopping(self) -> None:
+        if self.load is not None:
+            self.load.stopping.set()
+
+    def end(self) -> None:
+        load, self.load = self.load, None
+        if load is None:
+            return
+        load.journal.close()
+        runner = self.environment.runner
+        if isinstance(runner, WorkerRunner):
+            return
+        try:
+            end_run(load.run, self._how, None if isinstance(runner, MasterRunner) else load.journal.calls)
+        except JournalError as error:
+            self.fail(error)
+        say(f"run {self._how}: {load.run.folder}")
+
+    def quitting(self) -> None:
+        """Fired before the last calls have ended when Locust was told to quit, after them when it came to its end."""
+        runner = self.environment.runner
+        if self.load is None or runner is None or runner.state in (STATE_CLEANUP, STATE_STOPPED):
+            return
+        # Locust runs the handler of SIGTERM in a greenlet of its own, and Ctrl-C in the main one.
+        interrupted = gevent.getcurrent().parent is None
+        self.environment.process_exit_code = EXIT_INTERRUPTED if interrupted else EXIT_TERMINATED
+        self._how = "interrupted"
+        if not isinstance(runner, WorkerRunner):
+            say(f"stopping; open calls have {self.environment.stop_timeout:g} s to end")
+
+    def close(self) -> None:
+        if self._simulator is not None:
+            self._simulator.stop()
+            self._simulator = None
+
+    def fail(self, error: JournalError) -> None:
+        """The journal cannot be written: says so once, and stops the traffic."""
+        if self.environment.process_exit_code != EXIT_DISK:
+            self.environment.process_exit_code = EXIT_DISK
+            self._how = "failed"
+            say(f"{error}; the run stops")
+            runner = self.environment.runner
+            assert runner is not None
+            gevent.spawn(runner.quit)
+
+    def arrivals_ended(self) -> None:
+        """This process has sent the last call of its schedule, and all have ended."""
+        runner = self.environment.runner
+        assert runner is not None
+        runner.send_message(_ARRIVALS_ENDED, getattr(runner, "client_id", "local"))
+
+    def _find_targets(self) -> dict[str, Target]:
+        found = configured()
+        if found:
+            return found
+        say("no endpoint configured: starting the simulator (set AZURE_OPENAI_ENDPOINT to call a real one)")
+        data = Path(self.options.results) / "simulator" / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        self._simulator = Simulator(data)
+        return self._simulator.targets
+
+    def _check(self) -> None:
+        """One small call a target. It is journalled with the run, as `preflight`."""
+        client = Client(timeouts=self.options.timeouts, token=token_for(self.targets))
+        for target in self.targets:
+            call = client.observe(target, numbered(0, 16, 16), stream=False, traffic=PREFLIGHT)
+            self._checks.append(call)
+            code = exit_code(call)
+            if code not in (EXIT_OK, EXIT_THROTTLED) and call.outcome != "server_error":
+                self._refuse(advice(call, target) or "", code)
+        client.close()
+
+    def _refuse(self, message: str, code: int) -> NoReturn:
+        say(message)
+        self.close()
+        sys.exit(code)
+
+    def _about(self) -> dict[str, Any]:
+        about: dict[str, Any] = {
+            "arrivals": self.options.arrivals,
+            "options": msgspec.to_builtins(self.options),
+            "targets": [target.public() for target in self.targets],
+        }
+        if self._simulator is not None:
+            about["logs"] = [str(self._simulator.logs.resolve())]
+        return about
+
+    def _plan(self) -> str:
+        options = self.options
+        arrivals = {
+            "closed": "each user calls again when its call has ended (closed model: queueing not measured)",
+            "poisson": f"{options.rate or 0:g} calls a second (open model)",
+            "trace": f"{options.trace} at {options.trace_speed:g} times its speed (open model)",
+        }[options.arrivals]
+        names = ", ".join(f"{target.name} ({target.gateway})" for target in self.targets)
+        return f"{arrivals}; {options.stream_share:.0%} streaming; to {names}"
+
+    def _progress(self, load: Load) -> None:
+        began = time.perf_counter()
+        while self.load is load:
+            gevent.sleep(PROGRESS_SECONDS)
+            if self.load is load:
+                say(progress_line(self.environment, time.perf_counter() - began))
+
+    def _join(self) -> None:
+        """A worker's part in the run that the master has made."""
+        parsed: Any = self.environment.parsed_options
+        told = parsed.headroom_run
+        self.options = read_options(parsed)
+        simulated = told["simulated"]
+        found = configured() if simulated is None else simulated_targets(simulated)
+        share = Share(max(0, getattr(self.environment.runner, "worker_index", 0)), max(1, parsed.expect_workers))
+        try:
+            run = msgspec.convert(told["run"], Run)
+            self.load = Load(run, self.options, choose(found, self.options.targets), share)
+        except (SettingsError, JournalError) as error:
+            self.fail(JournalError(str(error)))
+
+    def _arrivals_ended(self, environment: Environment, msg: Any, **_: Any) -> None:
+        self._workers_done.add(str(msg.data))
+        runner = environment.runner
+        assert runner is not None
+        if isinstance(runner, MasterRunner) and len(self._workers_done) < len(runner.clients.all):
+            return
+        options: Any = environment.parsed_options
+        gevent.spawn(runner.quit if options.headless else runner.stop)
+
+
+def say(message: str) -> None:
+    print(f"headroom: {message}", file=sys.stderr, flush=True)
+
+
+def progress_line(environment: Environment, seconds: float) -> str:
+    total = environment.stats.total
+    first_token = StatsEntry(environment.stats, "first token", "TTFT")
+    for (_, kind), entry in list(environment.stats.entries.items()):
+        if kind == "TTFT":
+            first_token.extend(entry)
+    line = f"{seconds:5.0f} s  {total.num_requests} calls ended, {total.num_failures} not answered"
+    if first_token.num_requests:
+        line += f", first token after {first_token.median_response_time} ms (median)"
+    return line
+
+
+session = Session()
+
+
+def listen(scenario: str) -> None:
+    """Makes `session` follow Locust's events. Called once by each scenario, which gives its own name."""
+    session.scenario = scenario
+    events.init_command_line_parser.add_listener(add_options)
+    events.init.add_listener(lambda environment, **_: session.open(environment))
+    events.test_start.add_listener(lambda **_: session.begin())
+    events.test_stopping.add_listener(lambda **_: session.stopping())
+    events.test_stop.add_listener(lambda **_: session.end())
+    events.quitting.add_listener(lambda **_: session.quitting())
+    events.quit.add_listener(lambda **_: session.close())
+
+
+def add_options(parser: LocustArgumentParser) -> None:
+    for flag, variable, default, meaning in OPTIONS:
+        parser.add_argument(flag, env_var=variable, default=default, help=meaning)
+
+
+def running() -> Load:
+    """The run that is on. Where there is none, because it could not begin, the user that asks stops."""
+    if session.load is None:
+        raise StopUser
+    return session.load
