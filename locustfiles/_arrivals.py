@@ -2,8 +2,8 @@
 
 In the closed model, Locust's own, a user sends its next call when its last one has ended, so a slow service is asked
 less and queueing goes unmeasured. In the open model calls are due on an absolute schedule that does not depend on the
-service: at a rate, as a Poisson process, or at the times of a recorded trace. A call that is sent late is still sent, and
-its record says when it was due.
+service: at a rate, as a Poisson process, or at the times of a recorded trace. A call that is sent late is still sent,
+and its record says when it was due.
 """
 
 import csv

@@ -1,7 +1,8 @@
 """Mixed traffic: how do these targets bear a declared mix of streaming and non-streaming calls?
 
-By default each user calls again as soon as its call has ended. `--rate` or `--trace` make calls due on a schedule instead,
-whatever the service does; then one user is enough. Costs what the calls cost: tokens in and out, on every target.
+By default each user calls again as soon as its call has ended. With `--rate` or `--trace` calls are due on a schedule
+instead, whatever the service does, and one user is enough. Costs what the calls cost: tokens in and out, on every
+target.
 """
 
 from locust import constant, task

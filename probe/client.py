@@ -277,6 +277,7 @@ class _Reading:
         try:
             self._take(self._sse.feed(data), stamp)
         except EventTooLargeError as error:
+            self._sse = SSEReader()
             raise TransportError("too_large", str(error)) from None
         return self._done
 

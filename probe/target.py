@@ -16,7 +16,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 import msgspec
 
@@ -42,9 +42,9 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
 
     def __post_init__(self) -> None:
-        _check_endpoint(self.name, self.endpoint, has_key=self.api_key is not None)
-        if not self.deployment:
-            raise SettingsError(f"target {self.name}: no deployment given")
+        _check_endpoint(f"target {self.name}", self.endpoint)
+        if not (self.deployment and self.deployment.isprintable()):
+            raise SettingsError(f"target {self.name}: deployment {self.deployment!r} is no name")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
             raise SettingsError(f"target {self.name}: the API key is empty or has characters no key has")
 
@@ -68,7 +68,8 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
         """The request target of a chat completion, query included."""
         base = urlsplit(self.endpoint).path.rstrip("/")
         if self.api_version != V1:
-            return f"{base}/openai/deployments/{self.deployment}/chat/completions?api-version={self.api_version}"
+            deployment = quote(self.deployment, safe="")
+            return f"{base}/openai/deployments/{deployment}/chat/completions?api-version={self.api_version}"
         return f"{base}/chat/completions" if base.endswith("/v1") else f"{base}/openai/v1/chat/completions"
 
     def public(self) -> dict[str, str]:
@@ -84,20 +85,19 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
-def _check_endpoint(name: str, endpoint: str, *, has_key: bool) -> None:
+def _check_endpoint(where: str, endpoint: str) -> None:
     hint = "give it as https://NAME.openai.azure.com or, for a gateway, https://NAME.azure-api.net/PATH"
     try:
         parts = urlsplit(endpoint)
         port_ok = parts.port is None or parts.port > 0
     except ValueError:
-        raise SettingsError(f"target {name}: endpoint {endpoint!r} is no URL; {hint}") from None
+        raise SettingsError(f"{where}: {endpoint!r} is no URL; {hint}") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or not port_ok:
-        raise SettingsError(f"target {name}: endpoint {endpoint!r} is no http(s) URL; {hint}")
+        raise SettingsError(f"{where}: {endpoint!r} is no http(s) URL; {hint}")
     if parts.username is not None or parts.query or parts.fragment or not _printable(endpoint):
-        raise SettingsError(f"target {name}: the endpoint must be scheme, host, port and path alone; {hint}")
+        raise SettingsError(f"{where}: the endpoint must be scheme, host, port and path alone; {hint}")
     if parts.scheme == "http" and not is_loopback(parts.hostname):
-        what = "an API key" if has_key else "a token"
-        raise SettingsError(f"target {name}: {what} is only sent over https; use https://{parts.netloc}{parts.path}")
+        raise SettingsError(f"{where}: a key is only sent over https; use https://{parts.netloc}{parts.path}")
 
 
 def _printable(text: str) -> bool:
@@ -130,6 +130,7 @@ def configured(environ: Mapping[str, str] = os.environ, folder: Path | None = No
 def from_environment(environ: Mapping[str, str]) -> Target:
     """The target that `AZURE_OPENAI_*` and `OPENAI_API_VERSION` describe. Raises `SettingsError`."""
     endpoint = environ["AZURE_OPENAI_ENDPOINT"].strip()
+    _check_endpoint("AZURE_OPENAI_ENDPOINT", endpoint)
     deployment = environ.get("AZURE_OPENAI_DEPLOYMENT", "").strip()
     if not deployment:
         raise SettingsError("AZURE_OPENAI_DEPLOYMENT is not set; set it to the name of the deployment to call")

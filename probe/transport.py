@@ -222,7 +222,7 @@ class Connection:
 
 
 class _Response:
-    """llhttp's callbacks for one exchange. Interim (1xx) replies are skipped."""
+    """llhttp's callbacks for one exchange. Interim (1xx) replies are skipped, and so is what follows the reply."""
 
     def __init__(self, exchange: Exchange, read_headers: Callable[[Exchange], BodyReader]) -> None:
         self.done = False
@@ -270,6 +270,8 @@ class _Response:
             self._exchange.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
+        if self.done:
+            return
         status = self._parser.get_status_code()
         if 100 <= status < 200:
             self._exchange.headers.clear()
@@ -281,6 +283,8 @@ class _Response:
         self._read_body = self._read_headers(self._exchange)
 
     def on_body(self, body: bytes) -> None:
+        if self.done:
+            return
         self._exchange.body_bytes += len(body)
         if self._read_body is not None and self._read_body(body, self.last_at):
             self.satisfied_at = self.satisfied_at or self.last_at

@@ -1,0 +1,60 @@
+"""The structure: a module imports only from earlier rows, and the packages stay apart."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# From the ground up. The simulator stands aside: nothing of ours imports it, and it imports nothing of ours.
+ROWS = (
+    "probe/record.py probe/sse.py probe/target.py probe/prompts.py probe/headers.py probe/counting.py",
+    "analysis/stats.py probe/transport.py probe/journal.py probe/simulated.py probe/identity.py probe/advice.py probe/render.py",
+    "probe/outcome.py analysis/runs.py analysis/logs.py locustfiles/_arrivals.py locustfiles/_options.py",
+    "probe/client.py analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py",
+    "probe/cli.py locustfiles/_load.py analysis/plots.py",
+    "locustfiles/_run.py analysis/report.py",
+    "locustfiles/_user.py analysis/cli.py",
+    "locustfiles/mixed.py",
+)
+ROW = {module: number for number, row in enumerate(ROWS) for module in row.split()}
+PACKAGES = ("probe", "analysis", "locustfiles", "simulator")
+MODULES = sorted(
+    str(path.relative_to(ROOT))
+    for package in PACKAGES
+    for path in (ROOT / package).rglob("*.py")
+    if path.name not in ("__init__.py", "__main__.py")
+)
+
+
+def imports(module: str) -> Iterator[str]:
+    """The modules of ours that a module imports, anywhere in it."""
+    for node in ast.walk(ast.parse((ROOT / module).read_text(encoding="utf-8"))):
+        names: list[str] = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{module}: a relative import"
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        for name in names:
+            path = name.replace(".", "/") + ".py"
+            if name.partition(".")[0] in PACKAGES and (ROOT / path).exists():
+                yield path
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if not module.startswith("simulator/")])
+def test_a_module_imports_only_from_earlier_rows(module: str) -> None:
+    assert module in ROW, f"{module} has no row yet"
+    upward = [found for found in imports(module) if found.startswith("simulator/") or ROW[found] >= ROW[module]]
+    assert not upward
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("simulator/")])
+def test_the_simulator_imports_nothing_of_ours_but_itself(module: str) -> None:
+    assert all(found.startswith("simulator/") for found in imports(module))
+
+
+def test_every_row_names_modules_that_exist() -> None:
+    assert set(ROW) <= set(MODULES)

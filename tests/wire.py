@@ -1,0 +1,162 @@
+"""A server that does exactly what a test tells it to, byte by byte, over real sockets."""
+
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+Script = Callable[[socket.socket], None]
+
+
+class WireServer:
+    """Each request is answered by the next script, the last one over and over; `requests` holds what was received."""
+
+    def __init__(self, scripts: tuple[Script, ...]) -> None:
+        self.requests: list[bytes] = []
+        self.connections = 0
+        self._scripts = scripts
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.close()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self.connections += 1
+            threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
+
+    def _serve(self, connection: socket.socket) -> None:
+        with connection:
+            while request := _read_request(connection):
+                self.requests.append(request)
+                script = self._scripts[min(len(self.requests), len(self._scripts)) - 1]
+                try:
+                    script(connection)
+                except OSError:
+                    return
+
+
+def _read_request(connection: socket.socket) -> bytes:
+    data = b""
+    try:
+        while b"\r\n\r\n" not in data or len(data) < _length(data):
+            piece = connection.recv(65536)
+            if not piece:
+                return b""
+            data += piece
+    except OSError:
+        return b""
+    return data
+
+
+def _length(data: bytes) -> int:
+    head, _, _ = data.partition(b"\r\n\r\n")
+    fields = (line.partition(b":") for line in head.lower().split(b"\r\n"))
+    size = next((int(value) for name, _, value in fields if name == b"content-length"), 0)
+    return len(head) + 4 + size
+
+
+@contextmanager
+def serving(*scripts: Script) -> Iterator[WireServer]:
+    server = WireServer(scripts)
+    try:
+        yield server
+    finally:
+        server.close()
+
+
+def sends(*pieces: bytes) -> Script:
+    """Sends the pieces one by one and keeps the connection open."""
+
+    def script(connection: socket.socket) -> None:
+        for piece in pieces:
+            connection.sendall(piece)
+
+    return script
+
+
+def sends_and_closes(*pieces: bytes) -> Script:
+    def script(connection: socket.socket) -> None:
+        sends(*pieces)(connection)
+        connection.shutdown(socket.SHUT_RDWR)
+
+    return script
+
+
+def sends_and_resets(*pieces: bytes) -> Script:
+    """Ends the connection with a TCP RST."""
+
+    def script(connection: socket.socket) -> None:
+        sends(*pieces)(connection)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
+        connection.close()
+
+    return script
+
+
+def sends_then_waits(released: threading.Event, *pieces: bytes) -> Script:
+    """Sends the pieces and then nothing until `released`."""
+
+    def script(connection: socket.socket) -> None:
+        sends(*pieces)(connection)
+        released.wait()
+
+    return script
+
+
+def head(status: str = "200 OK", *headers: str) -> bytes:
+    return "\r\n".join([f"HTTP/1.1 {status}", *headers]).encode("latin-1") + b"\r\n\r\n"
+
+
+def reply(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
+    return head(status, *headers, "content-type: application/json", f"content-length: {len(body)}") + body
+
+
+def stream_head(*headers: str) -> bytes:
+    return head("200 OK", *headers, "content-type: text/event-stream; charset=utf-8", "transfer-encoding: chunked")
+
+
+def chunk(data: bytes) -> bytes:
+    return f"{len(data):x}\r\n".encode() + data + b"\r\n"
+
+
+LAST_CHUNK = b"0\r\n\r\n"
+DONE = b"data: [DONE]\n\n"
+
+
+def event(**fields: object) -> bytes:
+    return b"data: " + msgspec.json.encode(fields) + b"\n\n"
+
+
+def delta(content: str | None = None, finish_reason: str | None = None, **more: object) -> bytes:
+    """One chat chunk; without `content` its delta is empty."""
+    inner = more if content is None else {"content": content, **more}
+    choice = {"index": 0, "delta": inner, "finish_reason": finish_reason}
+    return event(id="chatcmpl-1", model="gpt-4o-2024-08-06", choices=[choice], usage=None)
+
+
+FILTER_EVENT = event(id="", model="", choices=[], prompt_filter_results=[{"prompt_index": 0}])
+USAGE_EVENT = event(
+    id="chatcmpl-1",
+    model="gpt-4o-2024-08-06",
+    choices=[],
+    usage={
+        "prompt_tokens": 30,
+        "completion_tokens": 2,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": 0},
+    },
+    latency_checkpoint={"engine_ttft_ms": 44, "total_duration_ms": 300},
+)
+GOOD_STREAM = (
+    FILTER_EVENT + delta("", role="assistant") + delta("Hello") + delta(" there") + delta(None, "stop") + USAGE_EVENT
+)
