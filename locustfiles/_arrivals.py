@@ -67,7 +67,7 @@ def read_trace(path: Path, seconds: float | None = None) -> list[Row]:
     return relative if seconds is None else [row for row in relative if row.at < seconds]
 
 
-def _parse(path: Path, reader: csv.DictReader[str]) -> list[tuple[datetime, int, int]]:
+def _parse(path: Path, reader: "csv.DictReader[str]") -> list[tuple[datetime, int, int]]:
     missing = [name for name in TRACE_COLUMNS if name not in (reader.fieldnames or ())]
     if missing:
         raise SettingsError(f"trace {path}: no column {missing[0]}; a trace has {', '.join(TRACE_COLUMNS)}")

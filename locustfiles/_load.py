@@ -3,11 +3,10 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from itertools import cycle
+from itertools import chain, cycle
 from pathlib import Path
 
-from gevent.event import Event
-from gevent.pool import Pool
+from gevent.lock import BoundedSemaphore
 
 from locustfiles._arrivals import Arrival, Share, poisson, read_trace, replay
 from locustfiles._options import Options
@@ -27,10 +26,12 @@ class Load:
         self.began = time.perf_counter_ns() - (time.time_ns() - run.wall_ns)
         self.journal = Journal(run)
         self.outcomes: Counter[str] = Counter()
-        self.stopping = Event()
-        # The calls of the open model.
-        self.open_calls = Pool(options.max_in_flight)
-        self.arrivals = _arrivals(options, self.mix, share)
+        # The open model: what is due, and room for calls in flight.
+        self.scheduled = options.arrivals != "closed"
+        self.slots = BoundedSemaphore(options.max_in_flight)
+        # Arrivals that were taken and whose calls have not ended.
+        self.in_hand = 0
+        self._arrivals = _arrivals(options, self.mix, share)
         self._targets = cycle(targets)
         self._timeouts = options.timeouts
         self._token = token_for(targets)
@@ -49,10 +50,20 @@ class Load:
     def give_back(self, client: Client) -> None:
         self._idle.append(client)
 
-    def wait_until(self, due: float) -> bool:
-        """False at `due` (seconds since the run began); true, and at once, when the run is stopping."""
-        wait = due - (time.perf_counter_ns() - self.began) / 1e9
-        return bool(self.stopping.wait(wait)) if wait > 0 else self.stopping.is_set()
+    def until(self, due: float) -> float:
+        """Seconds from now to `due`; 0 where that has passed."""
+        return max(0.0, due - (time.perf_counter_ns() - self.began) / 1e9)
+
+    def next_arrival(self) -> Arrival | None:
+        """The next call of this process's schedule; None after the last. The taker lowers `in_hand` when it ended."""
+        arrival = next(self._arrivals, None)
+        self.in_hand += arrival is not None
+        return arrival
+
+    def put_back(self, arrival: Arrival) -> None:
+        """An arrival that was taken and not sent, for whoever asks next."""
+        self.in_hand -= 1
+        self._arrivals = chain([arrival], self._arrivals)
 
     def append(self, call: ObservedCall) -> None:
         """Raises `JournalError`."""
@@ -69,8 +80,8 @@ def token_for(targets: list[Target]) -> Callable[[], str] | None:
     return token_provider()
 
 
-def _arrivals(options: Options, mix: Mix, share: Share) -> Iterator[Arrival] | None:
+def _arrivals(options: Options, mix: Mix, share: Share) -> Iterator[Arrival]:
     if options.trace is not None:
         rows = read_trace(Path(options.trace), options.trace_seconds)
         return replay(rows, options.trace_speed, options.stream_share, options.seed, share)
-    return None if options.rate is None else poisson(options.rate, mix, options.seed, share)
+    return iter(()) if options.rate is None else poisson(options.rate, mix, options.seed, share)

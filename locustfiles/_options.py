@@ -63,7 +63,7 @@ def read_options(parsed: Any) -> Options:
         targets=tuple(name.strip() for name in text["--targets"].split(",") if name.strip()),
         stream_share=_number(text, "--stream-share", 0.0, 1.0),
         mix=_mix(text["--mix"]),
-        rate=_number(text, "--rate", 1e-6, 1e6) if text["--rate"] else None,
+        rate=_number(text, "--rate", 0.001, 100_000) if text["--rate"] else None,
         trace=text["--trace"] or None,
         trace_speed=_number(text, "--trace-speed", 1e-3, 1e4),
         trace_seconds=_number(text, "--trace-seconds", 1e-3, 1e9) if text["--trace-seconds"] else None,
@@ -96,5 +96,5 @@ def _number(text: Mapping[str, str], flag: str, low: float, high: float) -> floa
         value = float("nan")
     if not low <= value <= high:
         variable = next(variable for name, variable, *_ in OPTIONS if name == flag)
-        raise SettingsError(f"{flag} ({variable}) is {text[flag]!r}; it takes a number from {low:g} to {high:g}")
+        raise SettingsError(f"{flag} ({variable}) is {text[flag]!r}; it takes a number from {low:g} to {high:.15g}")
     return value

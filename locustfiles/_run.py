@@ -36,7 +36,7 @@ from probe.advice import (
     exit_code,
 )
 from probe.client import Client
-from probe.journal import JournalError, Run, end_run, start_run
+from probe.journal import JournalError, Run, check_results, end_run, start_run
 from probe.prompts import numbered
 from probe.record import ObservedCall
 from probe.simulated import Simulator, simulated_targets
@@ -70,14 +70,19 @@ class Session:
         if runner is None or isinstance(runner, WorkerRunner):
             return
         runner.register_message(_ARRIVALS_ENDED, self._arrivals_ended)
+        # Ctrl-C is no error of a greenlet's to be printed; Locust acts on it.
+        gevent.get_hub().NOT_ERROR += (KeyboardInterrupt,)
         try:
             self.options = read_options(environment.parsed_options)
             if self.options.trace is not None:
                 read_trace(Path(self.options.trace), self.options.trace_seconds)
+            check_results(Path(self.options.results))
             self.targets = choose(self._find_targets(), self.options.targets)
             self._check()
         except SettingsError as error:
             self._refuse(str(error), EXIT_SETTINGS)
+        except JournalError as error:
+            self._refuse(str(error), EXIT_DISK)
 
     def begin(self) -> None:
         if isinstance(self.environment.runner, WorkerRunner):
@@ -100,10 +105,6 @@ class Session:
         told.headroom_run = {"run": msgspec.to_builtins(run), "simulated": simulated}
         say(f"run {run.folder}: {self._plan()}")
         gevent.spawn(self._progress, self.load)
-
-    def stopping(self) -> None:
-        if self.load is not None:
-            self.load.stopping.set()
 
     def end(self) -> None:
         load, self.load = self.load, None
@@ -146,8 +147,8 @@ class Session:
             assert runner is not None
             gevent.spawn(runner.quit)
 
-    def arrivals_ended(self) -> None:
-        """This process has sent the last call of its schedule, and all have ended."""
+    def all_sent(self) -> None:
+        """The last call of this process's schedule has ended. The run ends when that is so in every process."""
         runner = self.environment.runner
         assert runner is not None
         runner.send_message(_ARRIVALS_ENDED, getattr(runner, "client_id", "local"))
@@ -240,7 +241,7 @@ def progress_line(environment: Environment, seconds: float) -> str:
             first_token.extend(entry)
     line = f"{seconds:5.0f} s  {total.num_requests} calls ended, {total.num_failures} not answered"
     if first_token.num_requests:
-        line += f", first token after {first_token.median_response_time} ms (median)"
+        line += f", first token after {first_token.median_response_time:.0f} ms (median)"
     return line
 
 
@@ -253,7 +254,6 @@ def listen(scenario: str) -> None:
     events.init_command_line_parser.add_listener(add_options)
     events.init.add_listener(lambda environment, **_: session.open(environment))
     events.test_start.add_listener(lambda **_: session.begin())
-    events.test_stopping.add_listener(lambda **_: session.stopping())
     events.test_stop.add_listener(lambda **_: session.end())
     events.quitting.add_listener(lambda **_: session.quitting())
     events.quit.add_listener(lambda **_: session.close())

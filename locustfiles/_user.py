@@ -7,11 +7,15 @@ another greenlet). Only then does the user end.
 
 from typing import Any
 
+from gevent import GreenletExit
+from gevent.event import Event
+from gevent.pool import Group
 from locust import User
 from locust.env import Environment
 from locust.exception import StopUser
 
 from locustfiles._arrivals import Arrival
+from locustfiles._load import Load
 from locustfiles._run import running, session
 from probe.client import Client
 from probe.journal import JournalError
@@ -31,8 +35,17 @@ class AzureOpenAIUser(User):
 
     abstract = True
 
+    def __init__(self, environment: Environment) -> None:
+        super().__init__(environment)
+        self._told_to_stop = Event()
+
     def on_start(self) -> None:
         self.client: Client = running().client()
+
+    def stop(self, force: bool = False) -> bool:
+        killed = super().stop(force)
+        self._told_to_stop.set()
+        return bool(killed)
 
     def on_stop(self) -> None:
         self.client.close()
@@ -41,27 +54,37 @@ class AzureOpenAIUser(User):
         return observe(self.environment, self.client, target, ask)
 
     def dispatch(self) -> None:
-        """Sends this process's arrivals, each when it is due, until there are no more or the run stops."""
+        """Sends this process's arrivals, each when it is due, until the user is told to stop; users share them."""
         load = running()
-        assert load.arrivals is not None
+        calls = Group()
         try:
-            for arrival in load.arrivals:
-                if load.wait_until(arrival.due):
+            while (arrival := load.next_arrival()) is not None:
+                if self._told_to_stop.wait(load.until(arrival.due)):
+                    load.put_back(arrival)
                     break
-                load.open_calls.spawn(self._send, arrival)
-            load.open_calls.join()
-        finally:
-            # Nothing is open any more, unless Locust kills this user: then its calls end with it, each on record.
-            load.open_calls.kill()
-        if not load.stopping.is_set():
-            session.arrivals_ended()
-        raise StopUser
+                load.slots.acquire()
+                calls.spawn(self._send, load, arrival)
+            calls.join()
+            if not load.in_hand and not self._told_to_stop.is_set():
+                session.all_sent()
+            self._told_to_stop.wait()
+        except GreenletExit:
+            # Locust's patience is at an end: the open calls end too, each on record.
+            calls.kill()
+            raise
 
-    def _send(self, arrival: Arrival) -> None:
-        load = running()
+    def _send(self, load: Load, arrival: Arrival) -> None:
         client = load.borrow()
-        observe(self.environment, client, load.next_target(), arrival.ask, scheduled=arrival.due)
-        load.give_back(client)
+        try:
+            observe(self.environment, client, load.next_target(), arrival.ask, scheduled=arrival.due)
+        except StopUser:
+            # The journal cannot be written, which stops the whole run.
+            client.close()
+        else:
+            load.give_back(client)
+        finally:
+            load.in_hand -= 1
+            load.slots.release()
 
 
 def observe(

@@ -19,7 +19,7 @@ class MixedUser(AzureOpenAIUser):
     @task
     def mixed(self) -> None:
         load = running()
-        if load.arrivals is not None:
+        if load.scheduled:
             self.dispatch()
         else:
             self.call(load.next_target(), load.mix.draw())

@@ -41,8 +41,21 @@ class Run(msgspec.Struct, frozen=True, kw_only=True):
     wall_ns: int
 
 
+def check_results(results: Path) -> None:
+    """Makes the folder for runs, and finds out whether runs can be written there. Raises `JournalError`."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise JournalError(f"cannot make the results folder {results}: {error.strerror}") from None
+    if not os.access(results, os.W_OK | os.X_OK):
+        raise JournalError(f"cannot write to the results folder {results}; set HEADROOM_RESULTS to another")
+
+
 def start_run(results: Path, scenario: str, about: Mapping[str, Any], lead: float = 0.0) -> Run:
-    """Makes the folder and its `run.json`, with `about` in it; the run begins in `lead` seconds. Raises `JournalError`."""
+    """Makes the folder and its `run.json`, `about` included, of a run that begins in `lead` seconds.
+
+    Raises `JournalError`.
+    """
     wall_ns = time.time_ns() + int(lead * 1e9)
     began = datetime.fromtimestamp(wall_ns // 10**9, UTC)
     run_id = secrets.token_hex(4)

@@ -99,11 +99,11 @@ class TrafficClass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 # Together shaped like the hour of an Azure conversation service published with "Splitwise" (Patel et al., ISCA 2024;
 # Azure/AzurePublicDataset): input median 1,020 and p90 2,735 tokens, output 129 and 424.
 CONVERSATION: tuple[TrafficClass, ...] = (
-    TrafficClass("short", 25, Size(237, 420), Size(92, 160)),
-    TrafficClass("medium", 25, Size(560, 1000), Size(105, 200)),
-    TrafficClass("story", 24, Size(1085, 1150), Size(400, 440)),
-    TrafficClass("long", 16, Size(1436, 2500), Size(130, 400)),
-    TrafficClass("document", 10, Size(4000, 4300), Size(60, 130)),
+    TrafficClass("short", 23.5, Size(237, 420), Size(88, 175)),
+    TrafficClass("medium", 23.5, Size(600, 1050), Size(98, 220)),
+    TrafficClass("story", 27.5, Size(1085, 1150), Size(400, 455)),
+    TrafficClass("long", 17, Size(1436, 2500), Size(130, 410)),
+    TrafficClass("document", 8.5, Size(4000, 4300), Size(60, 130)),
 )
 
 
@@ -140,8 +140,10 @@ def read_mix(path: Path) -> tuple[TrafficClass, ...]:
         if unknown:
             raise ValueError(f"unknown key {unknown[0]!r}; a mix is made of [[class]] tables")
         classes = msgspec.convert(tables.get("class", []), tuple[TrafficClass, ...])
-    except (OSError, ValueError) as error:
-        raise ValueError(f"mix {path}: {error}") from error
+    except OSError as error:
+        raise ValueError(f"mix {path}: {error.strerror}") from None
+    except ValueError as error:
+        raise ValueError(f"mix {path}: {error}") from None
     if not classes:
         raise ValueError(f"mix {path}: no [[class]] table in it")
     return classes

@@ -171,7 +171,9 @@ def read_targets(path: Path, environ: Mapping[str, str]) -> dict[str, Target]:
     """A table a target; the key itself stays in the variable that `api_key_env` names. Raises `SettingsError`."""
     try:
         tables: dict[str, Any] = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from None
+    except ValueError as error:
         raise SettingsError(f"{path}: {error}") from None
     if not tables:
         raise SettingsError(f"{path}: no targets in it; add a table such as [eastus] with endpoint and deployment")

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parents[1]
 # From the ground up. The simulator stands aside: nothing of ours imports it, and it imports nothing of ours.
 ROWS = (
     "probe/record.py probe/sse.py probe/target.py probe/prompts.py probe/headers.py probe/counting.py",
-    "analysis/stats.py probe/transport.py probe/journal.py probe/simulated.py probe/identity.py probe/advice.py probe/render.py",
-    "probe/outcome.py analysis/runs.py analysis/logs.py locustfiles/_arrivals.py locustfiles/_options.py",
+    "probe/transport.py probe/journal.py probe/simulated.py probe/identity.py probe/advice.py probe/render.py",
+    "probe/outcome.py analysis/stats.py analysis/runs.py analysis/logs.py locustfiles/_arrivals.py locustfiles/_options.py",
     "probe/client.py analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py",
     "probe/cli.py locustfiles/_load.py analysis/plots.py",
     "locustfiles/_run.py analysis/report.py",

@@ -119,7 +119,7 @@ def test_the_endpoint_in_the_environment_wins_over_the_file_and_a_named_file_ove
         (FILE.replace("endpoint", "endpont", 1), "endpont"),
         (FILE.replace("gateway]\n", 'gateway]\ngateway = "squid"\n'), "[gateway]"),
         (FILE.replace("EAST_KEY", "MISSING"), "the variable MISSING"),
-        (FILE.replace('"chat"', '""', 1), "no deployment"),
+        (FILE.replace('"chat"', '""', 1), "deployment '' is no name"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named_in_one_line(tmp_path: Path, text: str, says: str) -> None:
