@@ -3,6 +3,7 @@
 One provider a process: it caches its token and fetches the next one before the old one expires.
 """
 
+import logging
 from collections.abc import Callable
 
 from probe.target import SettingsError
@@ -17,6 +18,8 @@ def token_provider() -> Callable[[], str]:
     from azure.core.exceptions import ClientAuthenticationError
     from azure.identity import DefaultAzureCredential, get_bearer_token_provider
 
+    # What it would log on several lines is in the one line below.
+    logging.getLogger("azure.identity").setLevel(logging.CRITICAL)
     provider = get_bearer_token_provider(DefaultAzureCredential(), SCOPE)
     try:
         provider()

@@ -12,9 +12,10 @@ ROOT = Path(__file__).parents[1]
 ROWS = (
     "probe/record.py probe/sse.py probe/target.py probe/prompts.py probe/headers.py probe/counting.py",
     "probe/transport.py probe/journal.py probe/simulated.py probe/identity.py probe/advice.py probe/render.py",
-    "probe/outcome.py analysis/stats.py analysis/runs.py analysis/logs.py locustfiles/_arrivals.py locustfiles/_options.py",
+    "probe/outcome.py analysis/stats.py analysis/runs.py analysis/logs.py",
     "probe/client.py analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py",
-    "probe/cli.py locustfiles/_load.py analysis/plots.py",
+    "probe/cli.py locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py",
+    "locustfiles/_load.py",
     "locustfiles/_run.py analysis/report.py",
     "locustfiles/_user.py analysis/cli.py",
     "locustfiles/mixed.py",

@@ -1,0 +1,97 @@
+from itertools import islice
+from pathlib import Path
+from statistics import mean, quantiles
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from locustfiles._arrivals import Row, Share, poisson, read_trace, replay
+from probe.prompts import CONVERSATION, Mix
+from probe.target import SettingsError
+
+TRACE = Path(__file__).parents[2] / "shared" / "fixtures" / "traces" / "AzureLLMInferenceTrace_conv.csv"
+HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
+
+
+def mix() -> Mix:
+    return Mix(CONVERSATION, 0.5, "1")
+
+
+def test_poisson_arrivals_come_at_their_rate_with_exponential_gaps() -> None:
+    dues = [arrival.due for arrival in islice(poisson(20, mix(), "1", Share(0, 1)), 20_000)]
+    gaps = [later - earlier for earlier, later in zip([0.0, *dues], dues, strict=False)]
+    assert mean(gaps) == pytest.approx(1 / 20, rel=0.02)
+    # Of an exponential distribution: the median is ln 2 and the 90th percentile ln 10 times the mean.
+    deciles = quantiles(gaps, n=10)
+    assert deciles[4] == pytest.approx(0.6931 / 20, rel=0.04)
+    assert deciles[8] == pytest.approx(2.3026 / 20, rel=0.04)
+
+
+def test_processes_share_a_poisson_rate_and_each_has_its_own_arrivals() -> None:
+    parts = [[arrival.due for arrival in islice(poisson(20, mix(), "1", Share(n, 4)), 5_000)] for n in range(4)]
+    assert [part[-1] for part in parts] == pytest.approx([1000] * 4, rel=0.05)
+    assert len({part[0] for part in parts}) == 4
+
+
+def test_the_same_seed_gives_the_same_run() -> None:
+    first, again = ([*islice(poisson(5, mix(), "7", Share(0, 1)), 50)] for _ in range(2))
+    assert first == again
+
+
+@given(st.integers(1, 5), st.lists(st.floats(0, 100), min_size=1, max_size=40), st.floats(0.1, 50))
+def test_every_row_is_replayed_by_exactly_one_process_at_its_time(of: int, times: list[float], speed: float) -> None:
+    rows = [Row(at, 20 + n, n + 1) for n, at in enumerate(sorted(times))]
+    parts = [list(replay(rows, speed, 0.5, "1", Share(n, of))) for n in range(of)]
+    sent = sorted((arrival for part in parts for arrival in part), key=lambda one: one.ask.prompt.max_tokens)
+    assert [(one.due, one.ask.prompt.input_tokens, one.ask.prompt.max_tokens) for one in sent] == [
+        (row.at / speed, row.input_tokens, row.output_tokens) for row in rows
+    ]
+    alone = {one.ask.prompt.id: one.ask.stream for one in replay(rows, speed, 0.5, "1", Share(0, 1))}
+    assert {one.ask.prompt.id: one.ask.stream for one in sent} == alone
+
+
+def test_a_trace_is_read_in_order_of_arrival_with_seconds_from_its_first_row(tmp_path: Path) -> None:
+    trace = tmp_path / "trace.csv"
+    trace.write_text(
+        "\ufeff" + HEADER + "2023-11-16 18:15:50.9951690,396,109\n2023-11-16 18:15:46.6805900,374,44\n",
+        encoding="utf-8",
+    )
+    assert read_trace(trace) == [Row(0.0, 374, 44), Row(4.314579, 396, 109)]
+    assert read_trace(trace, seconds=4) == [Row(0.0, 374, 44)]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("", "no column TIMESTAMP"),
+        ("TIMESTAMP,ContextTokens\n", "no column GeneratedTokens"),
+        (HEADER, "no rows"),
+        (HEADER + "2023-11-16 18:15:46,374,44\nyesterday,1,1\n", "line 3"),
+        (HEADER + "2023-11-16 18:15:46,374\n", "line 2"),
+    ],
+)
+def test_what_is_wrong_in_a_trace_is_named_with_its_line(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "trace.csv").write_text(text)
+    with pytest.raises(SettingsError, match=says):
+        read_trace(tmp_path / "trace.csv")
+
+
+@pytest.mark.skipif(not TRACE.exists(), reason="the published trace is not beside this checkout")
+def test_the_default_mix_has_the_sizes_of_the_published_conversation_trace() -> None:
+    rows = read_trace(TRACE)
+    drawn = mix()
+    asks = [drawn.draw() for _ in range(30_000)]
+    for ours, theirs in (
+        ([ask.prompt.input_tokens for ask in asks], [row.input_tokens for row in rows]),
+        ([ask.prompt.max_tokens for ask in asks], [row.output_tokens for row in rows]),
+    ):
+        mine, published = quantiles(ours, n=10), quantiles(theirs, n=10)
+        assert mine[4] == pytest.approx(published[4], rel=0.05)
+        assert mine[8] == pytest.approx(published[8], rel=0.05)
+        assert mean(ours) == pytest.approx(mean(theirs), rel=0.10)
+
+
+def test_the_stream_share_holds_for_the_classes_that_have_none_of_their_own() -> None:
+    drawn = Mix(CONVERSATION, 0.25, "1")
+    assert mean(drawn.draw().stream for _ in range(10_000)) == pytest.approx(0.25, abs=0.02)

@@ -1,0 +1,238 @@
+import io
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.console import Console
+
+from probe.record import Headers, LatencyCheckpoint, ObservedCall
+from probe.render import printable, render_call
+
+RECORDED = Path(__file__).parents[1].parent / "shared" / "fixtures" / "real_headers.jsonl"
+
+SGR = re.compile(r"\x1b\[[0-9;]*m")
+DANGEROUS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
+
+
+def a_call(**changed: Any) -> ObservedCall:
+    plain: dict[str, Any] = {
+        "target": "west",
+        "gateway": "direct",
+        "server_address": "contoso.openai.azure.com",
+        "server_port": 443,
+        "start_time_unix_nano": 1_780_491_942_123_456_789,
+        "operation": "chat",
+        "request_model": "chat",
+        "request_stream": False,
+        "outcome": "ok",
+        "status_code": 200,
+        "duration": 0.5,
+    }
+    return ObservedCall(**{**plain, **changed})
+
+
+def on_screen(call: ObservedCall, width: int = 80, **console: Any) -> str:
+    """The text as a colour terminal gets it."""
+    options = {"force_terminal": True, "color_system": "truecolor", "_environ": {}, **console}
+    screen = io.StringIO()
+    render_call(call, Console(file=screen, width=width, **options))
+    return screen.getvalue()
+
+
+def seen(call: ObservedCall, width: int = 80) -> str:
+    return SGR.sub("", on_screen(call, width))
+
+
+STREAMED = a_call(
+    request_stream=True,
+    request_max_tokens=400,
+    headers=(
+        ("x-contoso", ""),
+        ("X-RateLimit-Remaining-Tokens", "249988"),
+        ("x-ms-region", "East US 2"),
+        ("azureml-served-by-cluster", "hyena-westus3-02"),
+        ("x-ms-served-model", "gpt-4o-2024-11-20"),
+    ),
+    connect=0.1,
+    tls=0.2,
+    time_to_headers=0.5,
+    time_to_first_chunk=0.6,
+    time_to_first_token=0.7,
+    duration=1.7,
+    input_tokens=1020,
+    cached_tokens=512,
+    output_tokens=129,
+    finish_reasons=("stop",),
+    latency_checkpoint=LatencyCheckpoint(engine_ttft_ms=301, total_duration_ms=1600),
+)
+
+
+def test_a_streamed_call_reads_like_this_on_a_narrow_screen() -> None:
+    assert seen(STREAMED).splitlines() == [
+        "west · 200 · ok · East US 2, model in westus3 · gpt-4o-2024-11-20",
+        "streaming · direct · deployment chat · contoso.openai.azure.com:443",
+        "2026-06-03 13:05:42 UTC",
+        "",
+        "timing, ms since the request was issued; the connection came before",
+        "  connect           100.0  ━━━",
+        "  tls               200.0     ━━━━━",
+        "  headers           500.0          ━━━━━━━━━━━━",
+        "  first event       600.0                       ━━",
+        "  first token       700.0                         ━━━",
+        "  done            1,700.0                            ━━━━━━━━━━━━━━━━━━━━━━━━━",
+        "",
+        "usage",
+        "  input 1,020 (512 cached) · output 129 · max_tokens 400 · finish stop",
+        "",
+        "the service's own timings, ms",
+        "  engine ttft 301 · total duration 1,600",
+        "",
+        "rate limits",
+        "  X-RateLimit-Remaining-Tokens  249988",
+        "    249,988 tokens · Left, by rough estimate; answers seem not to be deducted",
+        "",
+        "who served it",
+        "  x-ms-region                   East US 2",
+        "    Region of the resource, not necessarily where the model ran",
+        "  x-ms-served-model             gpt-4o-2024-11-20",
+        "    The model snapshot that answered; the reply's `model` can be less exact",
+        "  azureml-served-by-cluster     hyena-westus3-02",
+        "    serving region westus3 · Cluster that ran the model",
+        "",
+        "unknown",
+        "  x-contoso                     (empty)",
+        "    unknown",
+    ]
+
+
+THROTTLED = a_call(
+    gateway="apim",
+    outcome="throttled",
+    throttle_kind="apim",
+    status_code=429,
+    error_type="429",
+    error_message="Rate limit is exceeded.\nTry again in 45 seconds.",
+    warnings=("body_cut",),
+    headers=(("Retry-After", "45"), ("ErrorSource", "llm-token-limit")),
+    connection_reused=True,
+    time_to_headers=0.025,
+    duration=0.025,
+)
+
+
+def test_a_throttled_call_reads_like_this_on_a_wide_screen() -> None:
+    assert seen(THROTTLED, 150).splitlines() == [
+        "west · 429 · throttled (apim) · retry after 45 s",
+        "not streaming · through API Management · deployment chat · contoso.openai.azure.com:443"
+        " · 2026-06-03 13:05:42 UTC",
+        "",
+        "error",
+        r"  429 · Rate limit is exceeded.\x0aTry again in 45 seconds. · body_cut",
+        "",
+        "timing, ms since the request was issued; on an open connection",
+        "  headers            25.0  " + 100 * "━",
+        "  done               25.0  " + 99 * " " + "━",
+        "",
+        "rate limits",
+        "  Retry-After  45               45 s · Wait before the next try; set by the service or by APIM",
+        "",
+        "gateway",
+        "  ErrorSource  llm-token-limit  Which policy or pipeline step of API Management failed",
+    ]
+
+
+def test_a_call_without_a_reply_still_reads() -> None:
+    call = a_call(outcome="dns", status_code=None, error_type="dns", error_message="no such host", duration=0.0)
+    shown = seen(call).splitlines()
+    assert shown[0] == "west · no status · dns"
+    assert "  dns · no such host" in shown
+
+
+def test_a_region_that_two_headers_agree_on_is_named_once() -> None:
+    headers = (("x-ms-region", "West US 3"), ("azureml-served-by-cluster", "hyena-westus3-02"))
+    assert seen(a_call(headers=headers)).startswith("west · 200 · ok · West US 3\n")
+
+
+def columns(shown: str) -> tuple[str, str]:
+    """All header names, and all header values, each with what was folded put together again.
+
+    Finds the columns by a header "x-mark: @@@". Meanings below a header begin in the fifth column, where a name that
+    goes on from the line above cannot, because names hold no spaces and begin in the third.
+    """
+    mark = next(line for line in shown.splitlines() if line.startswith("  x-mark"))
+    value = mark.index("@@@")
+    end = mark.index("unknown") - 2 if "unknown" in mark else None
+    below = re.compile(r" {4}\S")
+    rows = [row for row in shown.splitlines() if row.startswith("  ") and not below.match(row)]
+    names = "".join(row[2:value].rstrip() + (" " if len(row[2:value].rstrip()) < value - 4 else "") for row in rows)
+    return names, "".join(row[value:end] for row in rows)
+
+
+def recorded_headers() -> Iterable[Headers]:
+    for line in RECORDED.read_text().splitlines():
+        # Some recordings hold null where a value was taken out.
+        yield tuple((name, value) for name, value in json.loads(line)["headers"].items() if value is not None)
+
+
+@pytest.mark.skipif(not RECORDED.exists(), reason="the recorded headers are not on this machine")
+@pytest.mark.parametrize("width", [80, 200])
+def test_no_header_ever_recorded_is_lost(width: int) -> None:
+    for headers in recorded_headers():
+        shown = seen(a_call(headers=(*headers, ("x-mark", "@@@"))), width)
+        _verdict, _timing, sheet = shown.split("\n\n", 2)
+        names, values = columns(sheet)
+        for name, value in headers:
+            assert name in names
+            assert value in values
+
+
+anything = st.text(st.characters(codec="latin-1") | st.characters() | st.sampled_from("\x1b\x9b\u202e\u2066\r\x07"))
+
+
+@given(st.lists(st.tuples(anything, anything)), anything, st.sampled_from([40, 80, 200]))
+@settings(deadline=None)
+def test_nothing_a_server_sends_reaches_the_terminal_as_a_control(
+    headers: list[tuple[str, str]], text: str, width: int
+) -> None:
+    call = a_call(target=text or "t", error_type=text, error_message=text, response_model=text, headers=tuple(headers))
+    shown = seen(call, width)
+    assert not DANGEROUS.search(shown)
+    assert all(cell_len(line) <= width for line in shown.split("\n"))
+
+
+def test_markup_in_a_value_is_text() -> None:
+    assert "[red]:boom:[/red]" in seen(a_call(headers=(("x-contoso", "[red]:boom:[/red]"),)))
+
+
+def test_an_escape_names_the_character() -> None:
+    assert printable("a\x1b\x9b\u202e\U000e0001é") == r"a\x1b\x9b\u202e\U000e0001é"
+
+
+def test_repeated_headers_are_all_shown() -> None:
+    shown = seen(a_call(headers=(("x-ms-region", "East US"), ("x-ms-region", "West US"))))
+    assert shown.index("  x-ms-region  East US") < shown.index("  x-ms-region  West US")
+
+
+def test_a_terminal_gets_colour_unless_it_asks_for_none() -> None:
+    assert SGR.search(on_screen(STREAMED))
+    assert "\x1b" not in on_screen(STREAMED, no_color=True)
+
+
+def test_a_pipe_gets_no_colour() -> None:
+    assert "\x1b" not in on_screen(STREAMED, force_terminal=None, color_system="auto")
+
+
+def test_an_output_that_is_not_utf_gets_ascii() -> None:
+    raw = io.BytesIO()
+    written = io.TextIOWrapper(raw, encoding="ascii")
+    render_call(a_call(headers=(("x-ms-region", "Zürich"),)), Console(file=written, width=80, _environ={}))
+    written.flush()
+    shown = raw.getvalue().decode("ascii")
+    assert "west - 200 - ok - Z\\xfcrich" in shown
+    assert "  done              500.0  ####" in shown
