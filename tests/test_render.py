@@ -83,7 +83,7 @@ def test_a_streamed_call_reads_like_this_on_a_narrow_screen() -> None:
         "  connect           100.0  ━━━",
         "  tls               200.0     ━━━━━",
         "  headers           500.0          ━━━━━━━━━━━━",
-        "  first event       600.0                       ━━",
+        "  first event       600.0                      ━━━",
         "  first token       700.0                         ━━━",
         "  done            1,700.0                            ━━━━━━━━━━━━━━━━━━━━━━━━━",
         "",
