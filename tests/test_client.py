@@ -79,7 +79,7 @@ def test_a_stream_is_read_to_its_usage_and_its_marks_are_kept_apart() -> None:
 def test_the_first_token_is_the_first_event_with_text_and_not_the_first_event() -> None:
     release = threading.Event()
 
-    def script(connection: Any) -> None:
+    def script(connection: Any, _: bytes) -> None:
         connection.sendall(stream_head() + chunk(FILTER_EVENT))
         release.wait(0.15)
         connection.sendall(chunk(delta("", role="assistant")))
@@ -243,7 +243,7 @@ def test_a_server_that_never_answers_is_told_from_one_that_stops_after_its_heade
 def test_a_drip_that_never_stalls_ends_at_the_total_time() -> None:
     stop = threading.Event()
 
-    def drip(connection: Any) -> None:
+    def drip(connection: Any, _: bytes) -> None:
         connection.sendall(stream_head())
         while not stop.wait(0.02):
             connection.sendall(chunk(b": ping\n\n"))

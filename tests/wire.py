@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import msgspec
 
-Script = Callable[[socket.socket], None]
+Script = Callable[[socket.socket, bytes], None]
 
 
 class WireServer:
@@ -40,7 +40,7 @@ class WireServer:
                 self.requests.append(request)
                 script = self._scripts[min(len(self.requests), len(self._scripts)) - 1]
                 try:
-                    script(connection)
+                    script(connection, request)
                 except OSError:
                     return
 
@@ -77,7 +77,7 @@ def serving(*scripts: Script) -> Iterator[WireServer]:
 def sends(*pieces: bytes) -> Script:
     """Sends the pieces one by one and keeps the connection open."""
 
-    def script(connection: socket.socket) -> None:
+    def script(connection: socket.socket, request: bytes) -> None:
         for piece in pieces:
             connection.sendall(piece)
 
@@ -85,8 +85,8 @@ def sends(*pieces: bytes) -> Script:
 
 
 def sends_and_closes(*pieces: bytes) -> Script:
-    def script(connection: socket.socket) -> None:
-        sends(*pieces)(connection)
+    def script(connection: socket.socket, request: bytes) -> None:
+        sends(*pieces)(connection, request)
         connection.shutdown(socket.SHUT_RDWR)
 
     return script
@@ -95,8 +95,8 @@ def sends_and_closes(*pieces: bytes) -> Script:
 def sends_and_resets(*pieces: bytes) -> Script:
     """Ends the connection with a TCP RST."""
 
-    def script(connection: socket.socket) -> None:
-        sends(*pieces)(connection)
+    def script(connection: socket.socket, request: bytes) -> None:
+        sends(*pieces)(connection, request)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\x01\x00\x00\x00\x00\x00\x00\x00")
         connection.close()
 
@@ -106,8 +106,8 @@ def sends_and_resets(*pieces: bytes) -> Script:
 def sends_then_waits(released: threading.Event, *pieces: bytes) -> Script:
     """Sends the pieces and then nothing until `released`."""
 
-    def script(connection: socket.socket) -> None:
-        sends(*pieces)(connection)
+    def script(connection: socket.socket, request: bytes) -> None:
+        sends(*pieces)(connection, request)
         released.wait()
 
     return script
@@ -160,3 +160,12 @@ USAGE_EVENT = event(
 GOOD_STREAM = (
     FILTER_EVENT + delta("", role="assistant") + delta("Hello") + delta(" there") + delta(None, "stop") + USAGE_EVENT
 )
+
+
+def answers(make: Callable[[bytes], bytes]) -> Script:
+    """Sends what `make` makes of the request."""
+
+    def script(connection: socket.socket, request: bytes) -> None:
+        connection.sendall(make(request))
+
+    return script

@@ -1,0 +1,287 @@
+"""The `locust` command as a user runs it: what it sends, what it keeps, what it says."""
+
+import json
+import re
+import signal
+import socket
+import subprocess
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from probe.journal import read_calls
+from probe.record import ObservedCall
+from probe.simulated import Simulator
+from tests.commands import BIN, ROOT, environment, run, settings_of
+from tests.test_client import GOOD, WHOLE
+from tests.wire import answers, reply, sends, sends_then_waits, serving
+
+TRACE = ROOT.parent / "shared" / "fixtures" / "traces" / "AzureLLMInferenceTrace_conv.csv"
+REFUSAL = reply(b'{"error":{"code":"429","message":"call rate limit"}}', "429 Too Many Requests")
+
+
+def openai_shaped(refuse_every: int = 10**9) -> Callable[[bytes], bytes]:
+    """Answers streams and others alike, and refuses every so manieth call."""
+    numbers = count(1)
+
+    def make(request: bytes) -> bytes:
+        if next(numbers) % refuse_every == 0:
+            return REFUSAL
+        return GOOD if b'"stream":true' in request else reply(WHOLE)
+
+    return make
+
+
+def only_run(results: Path) -> Path:
+    (folder,) = [path.parent for path in results.glob("*/run.json")]
+    return folder
+
+
+def load_of(results: Path) -> list[ObservedCall]:
+    """A run's calls, without the check of each target that comes before them."""
+    read = read_calls(only_run(results))
+    assert read.skipped == 0
+    return [call for call in read.calls if call.traffic != "preflight"]
+
+
+def ended(results: Path) -> dict[str, object]:
+    return dict(json.loads((only_run(results) / "run.json").read_text())["ended"])
+
+
+def interrupt(*command: str, settings: dict[str, str], when: Callable[[], object], by: int) -> tuple[int, str]:
+    """Runs a command, waits for `when`, sends the signal; the exit code and what was said on standard error."""
+    process = subprocess.Popen(
+        [str(BIN / command[0]), *command[1:]],
+        env=environment(settings),
+        cwd=ROOT,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    when()
+    process.send_signal(by)
+    _, said = process.communicate(timeout=60)
+    return process.returncode, said
+
+
+@pytest.fixture(scope="module")
+def simulator(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulator]:
+    running = Simulator(tmp_path_factory.mktemp("simulator"))
+    yield running
+    running.stop()
+
+
+def logged_ids(logs: Path, category: str) -> list[str]:
+    lines = [line for path in logs.glob(f"insights-logs-{category}/**/PT1H.json") for line in path.open()]
+    return [json.loads(line)["correlationId"] for line in lines]
+
+
+def test_with_nothing_configured_it_starts_the_simulator_and_says_so(tmp_path: Path) -> None:
+    done = run("locust", "--headless", "--run-time", "3s", settings={"HEADROOM_RESULTS": str(tmp_path)})
+    assert done.returncode == 0, done.stderr
+    assert "no endpoint configured: starting the simulator" in done.stderr
+    calls = load_of(tmp_path)
+    assert {call.target for call in calls} == {"eastus2", "swedencentral", "apim"}
+    assert {call.gateway for call in calls} == {"direct", "apim"}
+    assert {call.request_stream for call in calls} == {True, False}
+    assert ended(tmp_path)["how"] == "completed"
+
+
+def test_every_call_in_the_journal_is_in_the_simulators_logs_and_the_other_way_round(tmp_path: Path) -> None:
+    run("locust", "--headless", "--run-time", "4s", settings={"HEADROOM_RESULTS": str(tmp_path)})
+    folder = only_run(tmp_path)
+    (logs,) = json.loads((folder / "run.json").read_text())["logs"]
+    journalled = [call.service_request_id for call in read_calls(folder).calls]
+    logged = logged_ids(Path(logs), "requestresponse")
+    assert len(journalled) > 20
+    assert Counter(journalled) == Counter(logged)
+    answered = [call.service_request_id for call in read_calls(folder).calls if call.status_code == 200]
+    assert Counter(answered) == Counter(logged_ids(Path(logs), "azureopenairequestusage"))
+
+
+def test_every_request_a_server_received_is_one_line_of_the_journal(tmp_path: Path) -> None:
+    with serving(answers(openai_shaped(refuse_every=5))) as server:
+        settings = settings_of(server.url, HEADROOM_RESULTS=str(tmp_path))
+        done = run("locust", "--headless", "--run-time", "2s", "--users", "5", settings=settings)
+        received = len(server.requests)
+    calls = read_calls(only_run(tmp_path)).calls
+    assert done.returncode == 0, done.stderr
+    assert len(calls) == received == ended(tmp_path)["calls"]
+    assert received > 20
+    assert [call.seq for call in calls] == list(range(1, received + 1))
+    assert Counter(call.outcome for call in calls)["throttled"] == received // 5
+
+
+def test_the_stream_share_and_the_mix_are_as_asked(tmp_path: Path) -> None:
+    mix = tmp_path / "mix.toml"
+    mix.write_text(
+        '[[class]]\nname = "chat"\nweight = 3\ninput_tokens = {median = 50, p90 = 50}\n'
+        'output_tokens = {median = 20, p90 = 20}\n[[class]]\nname = "json"\nweight = 1\nstream_share = 0\n'
+        "input_tokens = {median = 10, p90 = 10}\noutput_tokens = {median = 5, p90 = 5}\n"
+    )
+    with serving(answers(openai_shaped())) as server:
+        changes = {"HEADROOM_RESULTS": str(tmp_path), "HEADROOM_STREAM_SHARE": "1", "HEADROOM_MIX": str(mix)}
+        run("locust", "--headless", "--run-time", "2s", settings=settings_of(server.url, **changes))
+    calls = load_of(tmp_path)
+    kinds = Counter((call.traffic, call.request_stream, call.request_max_tokens) for call in calls)
+    assert set(kinds) == {("chat", True, 20), ("json", False, 5)}
+    assert kinds["chat", True, 20] / len(calls) == pytest.approx(0.75, abs=0.1)
+
+
+def test_the_time_to_first_token_is_a_row_of_its_own_that_adds_no_requests(tmp_path: Path) -> None:
+    with serving(answers(openai_shaped())) as server:
+        settings = settings_of(server.url, HEADROOM_RESULTS=str(tmp_path))
+        done = run("locust", "--headless", "--run-time", "2s", settings=settings)
+    table = done.stdout + done.stderr
+    counts = {kind: int(number) for kind, number in re.findall(r"^(TTFT|chat) .*stream +(\d+) +\d+\(", table, re.M)}
+    total = re.search(r"Aggregated +(\d+) ", table)
+    calls = load_of(tmp_path)
+    assert counts["TTFT"] == counts["chat"] == sum(call.request_stream for call in calls)
+    assert total is not None and int(total[1]) == len(calls)
+
+
+def test_a_rate_is_kept_however_slow_the_service_is(tmp_path: Path) -> None:
+    released = threading.Event()
+
+    def slow(connection: socket.socket, request: bytes) -> None:
+        released.wait()
+        answers(openai_shaped())(connection, request)
+
+    with serving(sends(reply(WHOLE)), slow) as server:
+        settings = settings_of(server.url, HEADROOM_RESULTS=str(tmp_path), HEADROOM_RATE="40")
+        threading.Timer(4, released.set).start()
+        run("locust", "--headless", "--run-time", "3s", "--users", "1", settings=settings)
+    calls = load_of(tmp_path)
+    assert len(calls) == pytest.approx(100, rel=0.35)
+    late = [call.issued - call.scheduled for call in calls if call.issued is not None and call.scheduled is not None]
+    assert len(late) == len(calls) and min(late) >= 0 and sorted(late)[len(late) // 2] < 0.05
+
+
+@pytest.mark.parametrize("processes", [(), ("--processes", "2")])
+def test_every_row_of_a_trace_is_sent_once_at_its_time_and_the_run_ends_with_the_last(
+    tmp_path: Path, processes: tuple[str, ...]
+) -> None:
+    trace = tmp_path / "trace.csv"
+    rows = "".join(f"2023-11-16 18:15:{n // 10:02}.{n % 10}000000,{30 + n},{n + 1}\n" for n in range(100))
+    trace.write_text("TIMESTAMP,ContextTokens,GeneratedTokens\n" + rows)
+    with serving(answers(openai_shaped())) as server:
+        changes = {"HEADROOM_TRACE": str(trace), "HEADROOM_TRACE_SPEED": "5", "HEADROOM_RESULTS": str(tmp_path)}
+        done = run("locust", "--headless", *processes, settings=settings_of(server.url, **changes))
+    assert done.returncode == 0, done.stderr
+    calls = load_of(tmp_path)
+    assert sorted(call.request_max_tokens or 0 for call in calls) == list(range(1, 101))
+    assert sorted(round(call.scheduled or 0, 6) for call in calls) == [round(n / 50, 6) for n in range(100)]
+    assert all(call.traffic == "trace" for call in calls)
+
+
+@pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
+def test_an_interrupted_run_lets_its_open_calls_end_and_keeps_them(tmp_path: Path, by: int, code: int) -> None:
+    started, released = threading.Event(), threading.Event()
+
+    def hold(connection: socket.socket, request: bytes) -> None:
+        if b"Write a very long story" in request and b'"max_tokens":16,' not in request:
+            started.set()
+            released.wait()
+        answers(openai_shaped())(connection, request)
+
+    with serving(hold) as server:
+        settings = settings_of(server.url, HEADROOM_RESULTS=str(tmp_path))
+
+        def open_calls() -> None:
+            started.wait(30)
+            threading.Timer(1, released.set).start()
+
+        returned, said = interrupt("locust", "--headless", "--users", "3", settings=settings, when=open_calls, by=by)
+        received = len(server.requests)
+    assert returned == code, said
+    assert "open calls have" in said and "Traceback" not in said and "KeyboardInterrupt" not in said
+    calls = read_calls(only_run(tmp_path)).calls
+    assert len(calls) == received and {call.outcome for call in calls} == {"ok"}
+    assert ended(tmp_path)["how"] == "interrupted"
+
+
+def test_calls_that_outlast_the_stop_timeout_are_on_record_as_cancelled(tmp_path: Path) -> None:
+    released = threading.Event()
+    with serving(sends(reply(WHOLE)), sends_then_waits(released)) as server:
+        settings = settings_of(server.url, HEADROOM_RESULTS=str(tmp_path))
+        run("locust", "--headless", "--users", "3", "-t", "1s", "--stop-timeout", "1s", settings=settings)
+        received = len(server.requests)
+        released.set()
+    calls = read_calls(only_run(tmp_path)).calls
+    assert len(calls) == received == 4
+    assert Counter(call.outcome for call in calls) == {"ok": 1, "cancelled_user": 3}
+
+
+WRONG = [
+    ({"AZURE_OPENAI_API_KEY": ""}, 2, "AZURE_OPENAI_API_KEY is not set"),
+    ({"AZURE_OPENAI_ENDPOINT": "eastus"}, 2, "no http(s) URL"),
+    ({"AZURE_OPENAI_ENDPOINT": "http://127.0.0.1:1"}, 3, "is anything listening"),
+    ({"HEADROOM_TARGETS": "west"}, 2, "no target 'west'; there are: 127.0.0.1"),
+    ({"HEADROOM_STREAM_SHARE": "70%"}, 2, "HEADROOM_STREAM_SHARE"),
+    ({"HEADROOM_RATE": "0"}, 2, "HEADROOM_RATE"),
+    ({"HEADROOM_RATE": "1", "HEADROOM_TRACE": "x"}, 2, "one of them"),
+    ({"HEADROOM_TRACE": "/nonexistent.csv"}, 2, "/nonexistent.csv"),
+    ({"HEADROOM_MIX": "/nonexistent.toml"}, 2, "/nonexistent.toml"),
+    ({"HEADROOM_RESULTS": "/dev/null/results"}, 74, "/dev/null/results"),
+]
+
+
+@pytest.mark.parametrize(("changes", "code", "says"), WRONG)
+def test_a_wrong_setting_ends_in_one_line_before_there_is_a_run(
+    tmp_path: Path, changes: dict[str, str], code: int, says: str
+) -> None:
+    with serving(answers(openai_shaped())) as server:
+        settings = {**settings_of(server.url, HEADROOM_RESULTS=str(tmp_path)), **changes}
+        done = run("locust", "--headless", "--loglevel", "WARNING", settings=settings)
+    assert done.returncode == code
+    assert done.stdout == "" and done.stderr.count("\n") == 1 and says in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"AZURE_OPENAI_API_KEY": "wrong"}, "check the key (AZURE_OPENAI_API_KEY)"),
+        ({"AZURE_OPENAI_DEPLOYMENT": "gone"}, "there is no deployment 'gone'; check AZURE_OPENAI_DEPLOYMENT"),
+    ],
+)
+@pytest.mark.parametrize("processes", [(), ("--processes", "2")])
+def test_a_wrong_key_and_a_missing_deployment_end_before_there_is_a_run(
+    tmp_path: Path, simulator: Simulator, changes: dict[str, str], says: str, processes: tuple[str, ...]
+) -> None:
+    target = simulator.targets["eastus2"]
+    right = {"AZURE_OPENAI_API_KEY": target.api_key or "", "AZURE_OPENAI_DEPLOYMENT": target.deployment}
+    settings = {**settings_of(target.endpoint, HEADROOM_RESULTS=str(tmp_path)), **right, **changes}
+    done = run("locust", "--headless", "--loglevel", "ERROR", *processes, settings=settings)
+    assert done.returncode == 4, done.stderr
+    assert "Traceback" not in done.stderr and says in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_stops_the_traffic_and_says_where(tmp_path: Path, small_disk: Path) -> None:
+    with serving(answers(openai_shaped())) as server:
+        settings = settings_of(server.url, HEADROOM_RESULTS=str(small_disk / "results"))
+        done = run("locust", "--headless", "--run-time", "60s", settings=settings)
+        received = len(server.requests)
+    assert done.returncode == 74
+    assert "the disk is full" in done.stderr or "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+    read = read_calls(only_run(small_disk / "results"))
+    assert 0 < len(read.calls) <= received and read.skipped <= 1
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 256 kB, where this user may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", folder], capture_output=True)
+    if mounted.returncode:
+        pytest.skip("needs the right to mount a small file system")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
