@@ -22,6 +22,7 @@ class Load:
 
     def __init__(self, run: Run, options: Options, targets: list[Target], share: Share) -> None:
         self.run = run
+        self.pause = options.pause
         self.mix = Mix(options.mix, options.stream_share, f"{options.seed}-{share.number}")
         self.began = time.perf_counter_ns() - (time.time_ns() - run.wall_ns)
         self.journal = Journal(run)

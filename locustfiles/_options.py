@@ -20,6 +20,7 @@ OPTIONS = (
     ("--trace-speed", "HEADROOM_TRACE_SPEED", "1", "replay so many times faster than recorded"),
     ("--trace-seconds", "HEADROOM_TRACE_SECONDS", "", "replay only this much of the trace's own time"),
     ("--max-in-flight", "HEADROOM_MAX_IN_FLIGHT", "1000", "open model: most calls open at once in a process"),
+    ("--pause", "HEADROOM_PAUSE", "1", "closed model: seconds a user waits after a call without an answer"),
     ("--call-timeout", "HEADROOM_CALL_TIMEOUT", "600", "seconds after which a call is given up"),
     ("--seed", "HEADROOM_SEED", "1", "of the mix and the arrivals"),
     ("--results", "HEADROOM_RESULTS", "results", "folder that runs are kept in"),
@@ -35,6 +36,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     trace_speed: float
     trace_seconds: float | None
     max_in_flight: int
+    pause: float
     call_timeout: float
     seed: str
     results: str
@@ -68,6 +70,7 @@ def read_options(parsed: Any) -> Options:
         trace_speed=_number(text, "--trace-speed", 1e-3, 1e4),
         trace_seconds=_number(text, "--trace-seconds", 1e-3, 1e9) if text["--trace-seconds"] else None,
         max_in_flight=int(_number(text, "--max-in-flight", 1, 100_000)),
+        pause=_number(text, "--pause", 0, 3600),
         call_timeout=_number(text, "--call-timeout", 0.1, 86_400),
         seed=text["--seed"],
         results=text["--results"] or "results",

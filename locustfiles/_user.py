@@ -51,7 +51,11 @@ class AzureOpenAIUser(User):
         self.client.close()
 
     def call(self, target: Target, ask: Ask) -> ObservedCall:
-        return observe(self.environment, self.client, target, ask)
+        """One call of the closed model. After one without an answer the user pauses, or it would hammer on."""
+        call = observe(self.environment, self.client, target, ask)
+        if call.outcome not in _ANSWERED:
+            self._told_to_stop.wait(running().pause)
+        return call
 
     def dispatch(self) -> None:
         """Sends this process's arrivals, each when it is due, until the user is told to stop; users share them."""

@@ -25,7 +25,7 @@ EXIT_FAILED = 1
     type=click.Path(path_type=Path),
     help="folder for logs and ledger; by default a new one under results",
 )
-@click.option("--tpm", default=60_000, type=click.FloatRange(1), help="tokens a minute, each deployment")
+@click.option("--tpm", default=50_000, type=click.FloatRange(1), help="tokens a minute, each deployment")
 @click.option("--rpm", default=600, type=click.FloatRange(1), help="requests a minute, each deployment")
 @click.option("--time-to-first-token", default=0.25, type=click.FloatRange(0, 600), help="seconds, median")
 @click.option("--time-between-tokens", default=0.01, type=click.FloatRange(0, 60), help="seconds")

@@ -106,7 +106,7 @@ def test_every_call_in_the_journal_is_in_the_simulators_logs_and_the_other_way_r
 
 def test_every_request_a_server_received_is_one_line_of_the_journal(tmp_path: Path) -> None:
     with serving(answers(openai_shaped(refuse_every=5))) as server:
-        settings = settings_of(server.url, HEADROOM_RESULTS=str(tmp_path))
+        settings = settings_of(server.url, HEADROOM_RESULTS=str(tmp_path), HEADROOM_PAUSE="0")
         done = run("locust", "--headless", "--run-time", "2s", "--users", "5", settings=settings)
         received = len(server.requests)
     calls = read_calls(only_run(tmp_path)).calls

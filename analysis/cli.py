@@ -1,0 +1,83 @@
+"""The `analysis` command. Data goes to standard output, talk to standard error."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from analysis.runs import Run
+
+EXIT_SETTINGS = 2
+EXIT_DISK = 74
+REPORT = "report.html"
+
+
+@click.group(context_settings={"auto_envvar_prefix": "HEADROOM_ANALYSIS"})
+def analysis() -> None:
+    """Find out what a run's calls mean."""
+
+
+def main() -> None:
+    analysis()
+
+
+@analysis.command()
+@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.option("--logs", multiple=True, type=click.Path(path_type=Path), help="folder of diagnostic logs (repeatable)")
+@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def report(run: Path | None, logs: tuple[Path, ...], output: str) -> None:
+    """Report on RUN (by default the newest): a summary here, and report.html in its folder.
+
+    Diagnostic logs are folders in the layout of a storage account (insights-logs-*/.../PT1H.json). A run against the
+    simulator knows where its logs are.
+    """
+    # Imported here, because they take seconds and --help needs none of them.
+    from analysis.report import analyse, as_json, html, text
+    from analysis.runs import RunError, newest_run, read_run
+
+    try:
+        found = read_run(run or newest_run(Path(os.environ.get("HEADROOM_RESULTS") or "results")))
+        folders = [_existing(folder) for folder in logs] or _known_logs(found)
+    except RunError as error:
+        _fail(str(error), EXIT_SETTINGS)
+    findings = analyse(found, folders)
+    path = found.folder / REPORT
+    _write_whole(path, html(findings))
+    if output == "json":
+        click.echo(json.dumps(as_json(findings, str(path)), indent=2))
+    else:
+        click.echo(text(findings, str(path)))
+
+
+def _existing(folder: Path) -> Path:
+    from analysis.runs import RunError
+
+    if not folder.is_dir():
+        raise RunError(f"--logs {folder}: no such folder")
+    return folder
+
+
+def _known_logs(run: "Run") -> list[Path]:
+    """The logs that the run itself names, such as the simulator's, as far as they are still there."""
+    named = [run.folder / str(folder) for folder in run.about.get("logs", [])]
+    return [folder for folder in named if folder.is_dir()]
+
+
+def _write_whole(path: Path, content: str) -> None:
+    """A reader sees the old report or the new one, never half of one."""
+    draft = path.with_suffix(f".{os.getpid()}.tmp")
+    try:
+        draft.write_text(content, encoding="utf-8")
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        _fail(f"cannot write {path}: {error.strerror}", EXIT_DISK)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"analysis: {message}", file=sys.stderr)
+    sys.exit(code)

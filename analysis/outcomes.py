@@ -1,0 +1,63 @@
+"""How calls ended and how long they took, by target and by whether they streamed."""
+
+import pandas as pd
+
+GROUPS = ("answered", "throttled", "failed", "cancelled")
+
+
+def by_target(calls: pd.DataFrame) -> pd.DataFrame:
+    """One row a target and stream flag: counts by group, and of answered calls the quantiles of the times in seconds.
+
+    Columns: target, stream, calls, the groups, ttft_p50, ttft_p95, duration_p50, duration_p95. Quantiles are exact.
+    """
+    return _table(calls, ["target", "request_stream"]).rename(columns={"request_stream": "stream"})
+
+
+def by_traffic(calls: pd.DataFrame) -> pd.DataFrame:
+    """The same by class of the mix and stream flag."""
+    return _table(calls, ["traffic", "request_stream"]).rename(columns={"request_stream": "stream"})
+
+
+def _table(calls: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+    rows = []
+    for values, part in calls.groupby(keys, sort=True, dropna=False):
+        answered = part[part["group"] == "answered"]
+        counts = {name: int((part["group"] == name).sum()) for name in GROUPS}
+        times = {
+            f"{name}_p{percent}": quantile(answered[column], percent / 100)
+            for name, column in (("ttft", "time_to_first_token"), ("duration", "duration"))
+            for percent in (50, 95)
+        }
+        rows.append({**dict(zip(keys, values, strict=True)), "calls": len(part), **counts, **times})
+    columns = [*keys, "calls", *GROUPS, "ttft_p50", "ttft_p95", "duration_p50", "duration_p95"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def quantile(values: pd.Series, at: float) -> float | None:
+    """Linear between the two nearest observations; None where there is none."""
+    known = values.dropna()
+    return None if known.empty else float(known.quantile(at))
+
+
+def over_time(calls: pd.DataFrame, bins: int = 60) -> pd.DataFrame:
+    """Calls ended in each stretch of the run by outcome: index its middle in seconds, a column an outcome."""
+    ended = calls["at"] + calls["duration"]
+    width = max(1.0, float(ended.max()) / bins) if len(calls) else 1.0
+    middle = (ended // width + 0.5) * width
+    return pd.crosstab(middle, calls["outcome"])
+
+
+def tokens_per_minute(calls: pd.DataFrame, seconds: float) -> dict[str, float]:
+    """Input and output tokens a minute that the service said it used; empty for a run of no length."""
+    if seconds <= 0:
+        return {}
+    return {
+        name: float(calls[f"{name}_tokens"].sum()) * 60 / seconds
+        for name in ("input", "output")
+        if calls[f"{name}_tokens"].notna().any()
+    }
+
+
+def lateness(calls: pd.DataFrame) -> pd.Series:
+    """Seconds between when a call was due and when it was issued, where calls were scheduled."""
+    return (calls["issued"] - calls["scheduled"]).dropna()

@@ -1,0 +1,219 @@
+"""The report's figures, one a function: a table in, an SVG out.
+
+Colours are Okabe and Ito's, which people without full colour vision can tell apart; lines differ in style as well.
+Text from outside (names of targets, regions, causes) is drawn as text: `$` would begin a formula.
+"""
+
+import io
+from collections.abc import Sequence
+
+import pandas as pd
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
+
+from analysis.outcomes import over_time, quantile
+
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A7A", "#000000")
+STYLES = ("-", "--", "-.", ":")
+_OUTCOME_COLOURS = {
+    "ok": "#009E73",
+    "ok_length": "#56B4E9",
+    "filtered_output": "#0072B2",
+    "throttled": "#E69F00",
+    "cancelled_user": "#BBBBBB",
+}
+_FAILED_COLOURS = ("#D55E00", "#CC79A7", "#000000", "#7A7A7A")
+_INK, _GRID = "#333333", "#E3E3E3"
+_RC = {
+    "font.size": 9,
+    "font.family": "sans-serif",
+    "svg.hashsalt": "headroom",
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": "#9A9A9A",
+    "xtick.color": _INK,
+    "ytick.color": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": _GRID,
+    "legend.frameon": False,
+}
+# A curve of more points than this looks no different.
+_POINTS = 400
+
+
+def label(text: object) -> str:
+    """Text as it is to be read, in one short line and with nothing that matplotlib would interpret."""
+    visible = "".join(c if c.isprintable() else "?" for c in str(text))
+    return (visible if len(visible) <= 40 else visible[:39] + "…").replace("$", r"\$")
+
+
+def outcomes(calls: pd.DataFrame) -> str:
+    """Calls ended a second, stacked by outcome."""
+    table = over_time(calls)
+    width = float(table.index[1] - table.index[0]) if len(table) > 1 else 1.0
+    with rc_context(_RC):
+        figure, axes = _canvas(2.8)
+        bottom = pd.Series(0.0, index=table.index)
+        failed = iter(_FAILED_COLOURS * 8)
+        for outcome in _order(table.columns):
+            rate = table[outcome] / width
+            colour = _OUTCOME_COLOURS.get(outcome) or next(failed)
+            axes.bar(table.index, rate, width, bottom, color=colour, label=label(outcome), linewidth=0)
+            bottom += rate
+        axes.set_xlabel("seconds since the run began")
+        axes.set_ylabel("calls ended per second")
+        axes.set_xlim(left=0)
+        _legend_beside(axes)
+        return _svg(figure)
+
+
+def distribution(calls: pd.DataFrame, column: str, by: Sequence[str], what: str) -> str:
+    """The share of calls that took at most so long, a curve for each value of `by`, with its median and p95 marked."""
+    with rc_context(_RC):
+        figure, axes = _canvas(3.0)
+        groups = calls.dropna(subset=[column]).groupby(list(by), sort=True)
+        for number, (values, part) in enumerate(groups):
+            colour, style = COLOURS[number % len(COLOURS)], STYLES[number // 2 % len(STYLES)]
+            name = " ".join(label(value) for value in values)
+            _curve(axes, part[column].astype(float), colour, style, f"{name} (n = {len(part):,})")
+        axes.set_xscale("log")
+        _seconds_axis(axes)
+        axes.set_xlabel(f"{what}, seconds (log scale)")
+        axes.set_ylabel("share of calls")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
+        axes.set_ylim(0, 1.02)
+        _legend_beside(axes)
+        return _svg(figure)
+
+
+def refusals(calls: pd.DataFrame) -> str:
+    """Each 429 at the time it came, as high as the Retry-After it carried; those without one lie on the axis."""
+    refused = calls[calls["group"] == "throttled"]
+    with rc_context(_RC):
+        figure, axes = _canvas(2.8)
+        for number, ((target, cause), part) in enumerate(refused.groupby(["target", "throttle_kind"], sort=True)):
+            axes.plot(
+                part["at"] + part["duration"],
+                part["retry_after"].astype("float64").fillna(0.0),
+                linestyle="none",
+                marker="os^Dv<>"[number % 7],
+                markersize=4,
+                alpha=0.6,
+                markeredgewidth=0,
+                color=COLOURS[number % len(COLOURS)],
+                label=f"{label(target)}: {label(cause)} (n = {len(part):,})",
+                rasterized=len(part) > 5000,
+            )
+        axes.set_xlim(0, max(1.0, float((calls["at"] + calls["duration"]).max())))
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("seconds since the run began")
+        axes.set_ylabel("Retry-After, seconds")
+        _legend_beside(axes)
+        return _svg(figure)
+
+
+def regions(calls: pd.DataFrame) -> str:
+    """Box plots of the time to first token by region and way there: box p25 to p75, whiskers p5 to p95."""
+    streams = calls[(calls["group"] == "answered") & calls["region"].notna()].dropna(subset=["time_to_first_token"])
+    boxes = []
+    for (region, gateway), part in streams.groupby(["region", "gateway"], sort=True):
+        times = part["time_to_first_token"].astype(float)
+        marks = {name: quantile(times, at) for name, at in _BOX.items()}
+        boxes.append({**marks, "label": f"{label(region)}, {gateway}\nn = {len(part):,}", "fliers": []})
+    with rc_context(_RC):
+        figure, axes = _canvas(1.0 + 0.55 * len(boxes))
+        axes.bxp(
+            boxes[::-1],
+            orientation="horizontal",
+            showfliers=False,
+            patch_artist=True,
+            widths=0.5,
+            boxprops={"facecolor": "#BBD9EC", "edgecolor": COLOURS[0]},
+            medianprops={"color": "#000000", "linewidth": 1.6},
+            whiskerprops={"color": COLOURS[0]},
+            capprops={"color": COLOURS[0]},
+        )
+        axes.set_xlim(left=0)
+        axes.set_xlabel("time to first token, seconds")
+        axes.grid(visible=False, axis="y")
+        return _svg(figure)
+
+
+_BOX = {"whislo": 0.05, "q1": 0.25, "med": 0.5, "q3": 0.75, "whishi": 0.95}
+
+
+def token_errors(joined: pd.DataFrame) -> str:
+    """Histograms of the differences in tokens: estimate less usage, and usage less log."""
+    pairs = (
+        ("estimated input less usage", "estimated_tokens", "input_tokens"),
+        ("input in usage less log", "input_tokens", "prompt_tokens"),
+        ("output in usage less log", "output_tokens", "generated_tokens"),
+    )
+    with rc_context(_RC):
+        figure, axes = _canvas(2.6)
+        shown = 0
+        for number, (name, one, other) in enumerate(pairs):
+            found = (joined[one].astype("Int64") - joined[other].astype("Int64")).dropna().astype(int)
+            if found.empty:
+                continue
+            counts = found.clip(-20, 20).value_counts().sort_index()
+            axes.bar(
+                counts.index + (shown - 1) * 0.27,
+                counts / len(found),
+                0.25,
+                color=COLOURS[number],
+                label=f"{name} (n = {len(found):,})",
+            )
+            shown += 1
+        low, high = axes.get_xlim()
+        axes.set_xlim(min(low, -3), max(high, 3))
+        axes.axvline(0, color=_INK, linewidth=0.8)
+        axes.set_xlabel("difference in tokens (beyond 20: shown at 20)")
+        axes.set_ylabel("share of calls")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{share:.0%}"))
+        _legend_beside(axes)
+        return _svg(figure)
+
+
+def _curve(axes: Axes, values: pd.Series, colour: str, style: str, name: str) -> None:
+    shares = [number / _POINTS for number in range(_POINTS + 1)] if len(values) > _POINTS else None
+    ordered = values.quantile(shares) if shares else values.sort_values()
+    heights = shares or [(number + 1) / len(values) for number in range(len(values))]
+    axes.step(ordered, heights, where="post", color=colour, linestyle=style, linewidth=1.5, label=name)
+    for share, marker in ((0.5, "o"), (0.95, "s")):
+        at = quantile(values, share)
+        axes.plot([at], [share], marker=marker, color=colour, markersize=5, markeredgecolor="white")
+
+
+def _seconds_axis(axes: Axes) -> None:
+    """Plain numbers at 1, 2 and 5 of each decade."""
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _order(outcomes: pd.Index) -> list[str]:
+    """Answered at the bottom, then throttled, then the rest."""
+    first = [name for name in _OUTCOME_COLOURS if name in outcomes]
+    return first + sorted(name for name in outcomes if name not in _OUTCOME_COLOURS)
+
+
+def _canvas(height: float) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=(9.2, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def _legend_beside(axes: Axes) -> None:
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), borderaxespad=0)
+
+
+def _svg(figure: Figure) -> str:
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None})
+    return buffer.getvalue()
