@@ -2,6 +2,8 @@
 
 import pandas as pd
 
+from analysis.stats import quantile
+
 GROUPS = ("answered", "throttled", "failed", "cancelled")
 
 
@@ -31,12 +33,6 @@ def _table(calls: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
         rows.append({**dict(zip(keys, values, strict=True)), "calls": len(part), **counts, **times})
     columns = [*keys, "calls", *GROUPS, "ttft_p50", "ttft_p95", "duration_p50", "duration_p95"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def quantile(values: pd.Series, at: float) -> float | None:
-    """Linear between the two nearest observations; None where there is none."""
-    known = values.dropna()
-    return None if known.empty else float(known.quantile(at))
 
 
 def over_time(calls: pd.DataFrame, bins: int = 60) -> pd.DataFrame:

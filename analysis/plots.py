@@ -6,6 +6,7 @@ Text from outside (names of targets, regions, causes) is drawn as text: `$` woul
 
 import io
 from collections.abc import Sequence
+from typing import Any
 
 import pandas as pd
 from matplotlib import rc_context
@@ -13,7 +14,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
-from analysis.outcomes import over_time, quantile
+from analysis.outcomes import over_time
+from analysis.stats import quantile
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A7A7A", "#000000")
 STYLES = ("-", "--", "-.", ":")
@@ -26,7 +28,7 @@ _OUTCOME_COLOURS = {
 }
 _FAILED_COLOURS = ("#D55E00", "#CC79A7", "#000000", "#7A7A7A")
 _INK, _GRID = "#333333", "#E3E3E3"
-_RC = {
+_RC: dict[Any, Any] = {
     "font.size": 9,
     "font.family": "sans-serif",
     "svg.hashsalt": "headroom",
@@ -120,7 +122,7 @@ def refusals(calls: pd.DataFrame) -> str:
 def regions(calls: pd.DataFrame) -> str:
     """Box plots of the time to first token by region and way there: box p25 to p75, whiskers p5 to p95."""
     streams = calls[(calls["group"] == "answered") & calls["region"].notna()].dropna(subset=["time_to_first_token"])
-    boxes = []
+    boxes: list[dict[str, Any]] = []
     for (region, gateway), part in streams.groupby(["region", "gateway"], sort=True):
         times = part["time_to_first_token"].astype(float)
         marks = {name: quantile(times, at) for name, at in _BOX.items()}
@@ -186,8 +188,9 @@ def _curve(axes: Axes, values: pd.Series, colour: str, style: str, name: str) ->
     heights = shares or [(number + 1) / len(values) for number in range(len(values))]
     axes.step(ordered, heights, where="post", color=colour, linestyle=style, linewidth=1.5, label=name)
     for share, marker in ((0.5, "o"), (0.95, "s")):
-        at = quantile(values, share)
-        axes.plot([at], [share], marker=marker, color=colour, markersize=5, markeredgecolor="white")
+        axes.plot(
+            [float(values.quantile(share))], [share], marker=marker, color=colour, markersize=5, markeredgecolor="white"
+        )
 
 
 def _seconds_axis(axes: Axes) -> None:

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis.outcomes import quantile
+from analysis.stats import quantile
 
 # A cell of fewer calls says little about its 95th percentile.
 FEW = 30

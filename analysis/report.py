@@ -15,9 +15,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from analysis import plots
 from analysis.logs import Logs, read_logs
-from analysis.outcomes import GROUPS, by_target, by_traffic, lateness, quantile, tokens_per_minute
+from analysis.outcomes import GROUPS, by_target, by_traffic, lateness, tokens_per_minute
 from analysis.regions import by_region
 from analysis.runs import Run
+from analysis.stats import quantile
 from analysis.throttling import by_cause
 from analysis.tokens import Coverage, differences, estimates, join
 
@@ -138,30 +139,40 @@ def _facts(findings: Findings) -> list[str]:
 
 
 def _target_rows(findings: Findings) -> list[list[str]]:
-    head = ["target", "calls", "ok", "429", "fail", "TTFT p50", "p95", "total p50", "p95"]
+    return _call_rows("target", findings.targets)
+
+
+def _traffic_rows(findings: Findings) -> list[list[str]]:
+    return _call_rows("traffic", findings.traffic)
+
+
+def _call_rows(key: str, table: pd.DataFrame) -> list[list[str]]:
+    head = [key, "calls", "ok", "429", "fail", "TTFT p50", "p95", "total p50", "p95"]
     rows = [
         [
-            f"{_plain(row.target)} {'stream' if row.stream else 'whole'}",
-            *(f"{count:,}" for count in (row.calls, row.answered, row.throttled, row.failed)),
-            *(_seconds(value) for value in (row.ttft_p50, row.ttft_p95, row.duration_p50, row.duration_p95)),
+            f"{_plain(row[key])} {'stream' if row['stream'] else 'whole'}",
+            *(f"{row[count]:,}" for count in ("calls", "answered", "throttled", "failed")),
+            *_times(row),
         ]
-        for row in findings.targets.itertuples()
+        for row in _records(table)
     ]
     return [head, *rows]
+
+
+def _times(row: dict[str, Any]) -> list[str]:
+    return [_seconds(row[name]) for name in ("ttft_p50", "ttft_p95", "duration_p50", "duration_p95")]
 
 
 def _throttling_rows(findings: Findings) -> list[list[str]]:
     head = ["throttled by", "calls", "share", "first after", "Retry-After p50", "max"]
     rows = [
         [
-            f"{_plain(row.target)}: {_plain(row.cause)}",
-            f"{row.refused:,}",
-            f"{row.share:.1%}",
-            _seconds(row.first),
-            _seconds(row.retry_after_p50),
-            _seconds(row.retry_after_max),
+            f"{_plain(row['target'])}: {_plain(row['cause'])}",
+            f"{row['refused']:,}",
+            f"{row['share']:.1%}",
+            *(_seconds(row[name]) for name in ("first", "retry_after_p50", "retry_after_max")),
         ]
-        for row in findings.throttling.itertuples()
+        for row in _records(findings.throttling)
     ]
     return [head, *rows]
 
@@ -169,40 +180,18 @@ def _throttling_rows(findings: Findings) -> list[list[str]]:
 def _region_rows(findings: Findings) -> list[list[str]]:
     head = ["region", "way", "calls", "TTFT p50", "p95", "total p50", "p95"]
     rows = [
-        [
-            f"{_plain(row.region)}{' *' if row.few else ''}",
-            row.gateway,
-            f"{row.calls:,}",
-            *(_seconds(value) for value in (row.ttft_p50, row.ttft_p95, row.duration_p50, row.duration_p95)),
-        ]
-        for row in findings.regions.itertuples()
+        [f"{_plain(row['region'])}{' *' if row['few'] else ''}", row["gateway"], f"{row['calls']:,}", *_times(row)]
+        for row in _records(findings.regions)
     ]
     return [head, *rows]
 
 
 def _token_rows(findings: Findings) -> list[list[str]]:
     head = ["token counts", "n", "exact", "mean diff", "largest"]
-    rows = [
-        [
-            f"{row.of} against {row.against}",
-            f"{row.n:,}",
-            *([f"{row.exact:.1%}", f"{row.mean:+.2f}", f"{row.largest:,}"] if row.n else ["-", "-", "-"]),
-        ]
-        for row in findings.tokens.itertuples()
-    ]
-    return [head, *rows]
-
-
-def _traffic_rows(findings: Findings) -> list[list[str]]:
-    head = ["class", "calls", "ok", "429", "fail", "TTFT p50", "p95", "total p50", "p95"]
-    rows = [
-        [
-            f"{_plain(row.traffic)} {'stream' if row.stream else 'whole'}",
-            *(f"{count:,}" for count in (row.calls, row.answered, row.throttled, row.failed)),
-            *(_seconds(value) for value in (row.ttft_p50, row.ttft_p95, row.duration_p50, row.duration_p95)),
-        ]
-        for row in findings.traffic.itertuples()
-    ]
+    rows = []
+    for row in _records(findings.tokens):
+        figures = [f"{row['exact']:.1%}", f"{row['mean']:+.2f}", f"{row['largest']:,}"] if row["n"] else ["-"] * 3
+        rows.append([f"{row['of']} against {row['against']}", f"{row['n']:,}", *figures])
     return [head, *rows]
 
 

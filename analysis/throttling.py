@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from analysis.outcomes import quantile
+from analysis.stats import quantile
 
 
 def by_cause(calls: pd.DataFrame) -> pd.DataFrame:

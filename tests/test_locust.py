@@ -62,6 +62,8 @@ def interrupt(*command: str, settings: dict[str, str], when: Callable[[], object
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # A shell that runs the tests in the background has Ctrl-C ignored, and children inherit that.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     when()
     process.send_signal(by)
