@@ -194,8 +194,8 @@ def _curve(axes: Axes, values: pd.Series, colour: str, style: str, name: str) ->
 
 
 def _seconds_axis(axes: Axes) -> None:
-    """Plain numbers at 1, 2 and 5 of each decade."""
-    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 5.0)))
+    """Plain numbers at 1, 2, 3 and 5 of each decade."""
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=(1.0, 2.0, 3.0, 5.0)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:g}"))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_minor_formatter(NullFormatter())

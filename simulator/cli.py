@@ -83,7 +83,9 @@ async def _run(settings: Settings, exit_with_stdin: bool) -> None:
 
 
 def _when_stdin_ends(then: Callable[[], None]) -> None:
-    sys.stdin.buffer.read()
+    # Not through `sys.stdin`: a thread that waits in its lock would be fatal when the interpreter ends first.
+    while os.read(0, 4096):
+        pass
     then()
 
 

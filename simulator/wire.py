@@ -28,8 +28,14 @@ _NOSNIFF = ("x-content-type-options", "nosniff")
 _JSON = "application/json"
 _SAFE = {"filtered": False, "severity": "safe"}
 _UNDETECTED = {"detected": False, "filtered": False}
-_CATEGORIES = {"hate": _SAFE, "self_harm": _SAFE, "sexual": _SAFE, "violence": _SAFE}
-_PROMPT_FILTER = [{"prompt_index": 0, "content_filter_results": {**_CATEGORIES, "jailbreak": _UNDETECTED}}]
+_PROMPT_CATEGORIES = {
+    "hate": _SAFE,
+    "jailbreak": _UNDETECTED,
+    "self_harm": _SAFE,
+    "sexual": _SAFE,
+    "violence": _SAFE,
+}
+_PROMPT_FILTER = [{"prompt_index": 0, "content_filter_results": _PROMPT_CATEGORIES}]
 _COMPLETION_FILTER = {
     "hate": _SAFE,
     "protected_material_code": _UNDETECTED,
