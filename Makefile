@@ -1,12 +1,13 @@
 # Everything runs in .venv, which the first target that needs it makes from a lock file with hashes.
 PYTHON ?= python3
 BIN := .venv/bin
+DEMO_TIME ?= 30s
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
 .PHONY: demo test check format lock clean
 
 demo: .venv/.run
-	@$(BIN)/locust --headless --run-time 30s --loglevel WARNING
+	@$(BIN)/locust --headless --run-time $(DEMO_TIME) --loglevel WARNING
 	@$(BIN)/analysis report
 
 test: check

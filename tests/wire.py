@@ -15,6 +15,7 @@ class WireServer:
 
     def __init__(self, scripts: tuple[Script, ...]) -> None:
         self.requests: list[bytes] = []
+        self.received = threading.Event()
         self.connections = 0
         self._scripts = scripts
         self._listener = socket.create_server(("127.0.0.1", 0))
@@ -38,6 +39,7 @@ class WireServer:
         with connection:
             while request := _read_request(connection):
                 self.requests.append(request)
+                self.received.set()
                 script = self._scripts[min(len(self.requests), len(self._scripts)) - 1]
                 try:
                     script(connection, request)

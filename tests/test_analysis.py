@@ -1,0 +1,264 @@
+"""`analysis report` on runs written here, with every figure worked out by hand."""
+
+import json
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from probe.journal import Journal, end_run, start_run
+from probe.prompts import numbered
+from probe.record import ObservedCall
+from tests.commands import run
+from tests.test_record import made
+
+SECOND = 10**9
+BEGAN = 1_763_913_600 * SECOND
+HOSTILE = "</script><img src=x onerror=alert(1)>\x1b[31m$x$"
+
+
+def call(at: float, **changes: Any) -> ObservedCall:
+    """A stream of one second issued `at` seconds into the run, with its first token after 0.1 s."""
+    usual = {
+        "start_time_unix_nano": BEGAN + round(at * SECOND),
+        "issued": at,
+        "duration": 1.0,
+        "traffic": "short",
+        "prompt_id": numbered(7, 40, 1).id,
+        "request_max_tokens": 10,
+        "time_to_first_token": 0.1,
+        "headers": (("x-ms-region", "East US 2"),),
+        "service_request_id": f"id-{at}",
+        "response_model": "gpt-4o-2024-08-06",
+        "input_tokens": 40,
+        "output_tokens": 10,
+    }
+    return made(**{**usual, **changes})
+
+
+def refused(at: float, *headers: tuple[str, str], **changes: Any) -> ObservedCall:
+    failed = {
+        "outcome": "throttled",
+        "throttle_kind": "tokens",
+        "status_code": 429,
+        "error_type": "429",
+        "headers": headers,
+        "duration": 0.01,
+        "time_to_first_token": None,
+        "input_tokens": None,
+        "output_tokens": None,
+        "response_model": None,
+    }
+    return call(at, **{**failed, **changes})
+
+
+def write_run(folder: Path, calls: Iterable[ObservedCall], *, how: str | None = "completed", **about: Any) -> Path:
+    run = start_run(folder, "mixed", {"arrivals": "closed", "targets": [], **about})
+    journal = Journal(run)
+    for one in calls:
+        journal.append(one)
+    journal.close()
+    if how is not None:
+        end_run(run, how, journal.calls)
+    return Path(run.folder)
+
+
+def report(folder: Path, *options: str) -> dict[str, Any]:
+    done = run("analysis", "report", str(folder), "-o", "json", *options)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    return dict(json.loads(done.stdout))
+
+
+def test_counts_and_times_of_a_target_are_those_of_its_calls(tmp_path: Path) -> None:
+    calls = [call(n, time_to_first_token=0.1 * (n + 1), duration=1.0 + n) for n in range(5)]
+    calls += [refused(5.0, ("retry-after-ms", "1500")), refused(6.0, ("retry-after", "4"))]
+    calls += [call(7.0, outcome="stream_reset", error_type="reset"), call(8.0, request_stream=False, duration=2.0)]
+    found = report(write_run(tmp_path, calls))
+    assert found["counts"] == {
+        "calls": 9, "answered": 6, "throttled": 2, "failed": 1, "cancelled": 0, "preflight": 0, "skipped_lines": 0
+    }  # fmt: skip
+    whole, stream = found["targets"]
+    assert (whole["stream"], whole["calls"], whole["duration_p50"]) == (False, 1, 2.0)
+    assert (stream["calls"], stream["answered"], stream["throttled"], stream["failed"]) == (8, 5, 2, 1)
+    # Of 0.1 to 0.5 the median is 0.3, and 95 % of the way lies 0.8 of the last step.
+    assert stream["ttft_p50"] == pytest.approx(0.3) and stream["ttft_p95"] == pytest.approx(0.48)
+    assert stream["duration_p50"] == 3.0
+    (cause,) = found["throttling"]
+    assert (cause["cause"], cause["refused"], cause["first"]) == ("tokens", 2, 5.0)
+    assert (cause["share"], cause["retry_after_p50"], cause["retry_after_max"]) == (pytest.approx(2 / 9), 2.75, 4.0)
+    # 7 calls of 40 tokens and of 10 over the 10 seconds until the last one ended.
+    assert found["seconds"] == 10.0
+    assert found["tokens_per_minute"] == {"input": 7 * 40 * 6.0, "output": 7 * 10 * 6.0}
+
+
+def test_the_summary_has_at_most_thirty_lines_and_ends_with_the_reports_path(tmp_path: Path) -> None:
+    calls = [call(n, target=f"target-{n}") for n in range(40)]
+    calls += [
+        refused(n, target=f"target-{n}", throttle_kind=kind) for n in range(20) for kind in ("tokens", "requests")
+    ]
+    folder = write_run(tmp_path, calls, how=None)
+    done = run("analysis", "report", str(folder))
+    lines = done.stdout.splitlines()
+    assert len(lines) <= 30 and all(len(line) <= 120 for line in lines)
+    assert lines[0].startswith("It did not hold: 50.0% of 80 calls were answered; 50.0% throttled, the first after 0 s")
+    assert Path(lines[-1]) == folder / "report.html" and Path(lines[-1]).exists()
+
+
+def test_without_a_run_the_newest_is_reported(tmp_path: Path) -> None:
+    write_run(tmp_path, [call(0)])
+    newest = tmp_path / "99991231T000000Z-mixed-0"
+    write_run(tmp_path, [call(0)]).rename(newest)
+    done = run("analysis", "report", settings={"HEADROOM_RESULTS": str(tmp_path)})
+    assert done.stdout.splitlines()[-1] == str(newest / "report.html")
+
+
+def test_the_check_of_each_target_is_counted_apart(tmp_path: Path) -> None:
+    found = report(write_run(tmp_path, [call(0, traffic="preflight", duration=9.0), call(1)]))
+    assert (found["counts"]["calls"], found["counts"]["preflight"]) == (1, 1)
+    assert found["targets"][0]["duration_p50"] == 1.0
+
+
+def test_cut_off_and_foreign_lines_are_skipped_and_counted(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, [call(0), call(1)])
+    (journal,) = folder.glob("calls-*.jsonl")
+    text = journal.read_text()
+    journal.write_text('not json\n{"a": 1}\n' + text + text.splitlines()[0][:200])
+    found = report(folder)
+    assert (found["counts"]["calls"], found["counts"]["skipped_lines"]) == (2, 3)
+    assert "3 lines of the journal were no records and were skipped." in found["caveats"]
+
+
+def test_several_processes_make_one_run(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, [call(0), call(2)])
+    other = write_run(tmp_path, [call(1)])
+    next(other.glob("calls-*.jsonl")).rename(folder / "calls-elsewhere-1.jsonl")
+    assert report(folder)["counts"]["calls"] == 3
+
+
+def test_lateness_is_counted_from_when_a_call_was_due(tmp_path: Path) -> None:
+    calls = [call(n + 0.2, scheduled=float(n)) for n in range(10)]
+    found = report(write_run(tmp_path, calls, arrivals="poisson"))
+    assert found["lateness_p99"] == pytest.approx(0.2)
+    assert any("issued late by 200 ms (p99)" in caveat for caveat in found["caveats"])
+    assert not any("queueing" in caveat for caveat in found["caveats"])
+
+
+def test_regions_are_those_of_the_last_header_sent_and_small_cells_are_marked(tmp_path: Path) -> None:
+    west = (("x-ms-region", "East US 2"), ("X-MS-Region", "West US"))
+    calls = [call(n) for n in range(30)] + [call(30, headers=west), call(31, headers=())]
+    east, other = report(write_run(tmp_path, calls))["regions"]
+    assert (east["region"], east["calls"], east["few"]) == ("East US 2", 30, False)
+    assert (other["region"], other["calls"], other["few"]) == ("West US", 1, True)
+
+
+def usage_record(request_id: str, prompt: object, generated: object, *, as_text: bool = True) -> dict[str, Any]:
+    properties = {"promptTokens": prompt, "cachedTokens": [0], "generatedTokens": generated}
+    return {
+        "category": "AzureOpenAIRequestUsage",
+        "correlationId": request_id,
+        "EnqueueTime": "2025-11-23T16:00:00.0000000",
+        "resourceId": "/SUBSCRIPTIONS/X/PROVIDERS/MICROSOFT.COGNITIVESERVICES/ACCOUNTS/EAST",
+        "properties": json.dumps(properties) if as_text else properties,
+    }
+
+
+def write_logs(folder: Path, records: list[dict[str, Any]], *, start: str = "") -> Path:
+    file = folder / "insights-logs-azureopenairequestusage" / "resourceId=" / "y=2025" / "m=11" / "PT1H.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(start + "".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
+    return folder
+
+
+def test_the_join_with_the_logs_says_what_found_no_partner(tmp_path: Path) -> None:
+    records = [
+        usage_record("id-0", [40], [10]),
+        usage_record("id-1", ["30", "10"], ["11"], as_text=False),
+        usage_record("id-1", ["30", "10"], ["11"]),
+        usage_record("elsewhere", [1], [1]),
+        {"category": "Audit", "correlationId": "id-2"},
+    ]
+    logs = write_logs(tmp_path / "logs", records, start="\ufeff")
+    found = report(write_run(tmp_path / "runs", [call(0), call(1), call(2)]), "--logs", str(logs))
+    assert found["logs"] == {"matched": 2, "only_client": 1, "only_log": 1, "duplicates": 1}
+    by_name = {(row["of"], row["against"]): row for row in found["tokens"]}
+    output = by_name["output in usage", "diagnostic log"]
+    assert (output["n"], output["exact"], output["mean"], output["largest"]) == (2, 0.5, -0.5, 1)
+    assert by_name["input in usage", "diagnostic log"]["exact"] == 1.0
+
+
+def test_the_estimate_is_made_from_the_prompts_number_and_the_served_model(tmp_path: Path) -> None:
+    # A prompt of 40 tokens; a reasoning model bills one less, and of an unknown one nothing is known.
+    calls = [call(0), call(1, response_model="o3-mini-2025-01-31", input_tokens=39), call(2, response_model="grok-9")]
+    found = report(write_run(tmp_path, calls))
+    (row,) = [row for row in found["tokens"] if (row["of"], row["against"]) == ("estimated input", "usage")]
+    assert (row["n"], row["exact"]) == (2, 1.0)
+
+
+def test_logs_of_something_else_are_said_to_match_nothing(tmp_path: Path) -> None:
+    logs = write_logs(tmp_path / "logs", [usage_record("elsewhere", [1], [1])])
+    found = report(write_run(tmp_path / "runs", [call(0)]), "--logs", str(logs))
+    assert found["logs"]["matched"] == 0
+    assert any("No call is in the logs given" in caveat for caveat in found["caveats"])
+
+
+@pytest.mark.parametrize(
+    ("calls", "verdict"),
+    [
+        ([], "No calls: nothing was sent, or nothing could be read."),
+        ([refused(n) for n in range(3)], "Nothing held: all 3 calls were throttled."),
+        (
+            [made(outcome="connect", status_code=None, error_type="connect")],
+            "Nothing held: none of 1 calls was answered; most came to connect.",
+        ),
+        ([call(0)], "It held: 100.0% of 1 calls were answered."),
+    ],
+    ids=["nothing", "only 429s", "only failures", "one call"],
+)
+def test_a_run_with_little_in_it_is_reported_all_the_same(
+    tmp_path: Path, calls: list[ObservedCall], verdict: str
+) -> None:
+    folder = write_run(tmp_path, calls)
+    assert report(folder)["verdict"] == verdict
+    page = (folder / "report.html").read_text()
+    panels = page.count("<section>") - page.count("<table>")
+    assert page.count("<img ") + page.count('class="empty"') == panels == 7
+
+
+def test_what_a_server_or_a_name_says_stays_text_in_the_page_and_on_the_screen(tmp_path: Path) -> None:
+    hostile = {"target": HOSTILE, "traffic": HOSTILE, "headers": (("x-ms-region", HOSTILE),)}
+    calls = [call(0, **hostile), refused(1, **{**hostile, "error_message": HOSTILE})]
+    target = {"name": HOSTILE, "endpoint": HOSTILE, "deployment": HOSTILE, "gateway": "direct", "api_version": "v1"}
+    folder = write_run(tmp_path, calls, targets=[target])
+    done = run("analysis", "report", str(folder))
+    assert done.returncode == 0, done.stderr
+    assert "\x1b" not in done.stdout
+    page = (folder / "report.html").read_text()
+    assert "<img src=x" not in page and "<script" not in page and "&lt;img src=x" in page
+    assert "default-src 'none'" in page
+    assert not re.findall(r'(?:src|href)="(?!data:)', page)
+
+
+WRONG = [
+    (["/nonexistent"], "/nonexistent is no run"),
+    (["{tmp}"], "there is no run.json in it"),
+    (["{tmp}/broken"], "run.json cannot be read"),
+    (["{tmp}/foreign"], "does not describe a run"),
+    (["{tmp}/run", "--logs", "/nonexistent"], "--logs /nonexistent: no such folder"),
+    ([], "no run in"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "says"), WRONG)
+def test_what_is_no_run_is_named_in_one_line(tmp_path: Path, arguments: list[str], says: str) -> None:
+    for name, text in (("broken", '{"run_id"'), ("foreign", "[]")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "run.json").write_text(text)
+    write_run(tmp_path / "made", [call(0)]).rename(tmp_path / "run")
+    given = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
+    done = run("analysis", "report", *given, settings={"HEADROOM_RESULTS": str(tmp_path / "empty")})
+    assert done.returncode == 2 and done.stdout == ""
+    assert done.stderr.count("\n") == 1 and says in done.stderr
+    assert not list(tmp_path.rglob("report*"))
