@@ -35,22 +35,24 @@ def report(run: Path | None, logs: tuple[Path, ...], output: str) -> None:
     Diagnostic logs are folders in the layout of a storage account (insights-logs-*/.../PT1H.json). A run against the
     simulator knows where its logs are.
     """
-    # Imported here, because they take seconds and --help needs none of them.
-    from analysis.report import analyse, as_json, html, text
+    # Imported here, because they take seconds: --help needs none of them, and a wrong RUN not the last.
+    from analysis.logs import LogsError
     from analysis.runs import RunError, newest_run, read_run
 
     try:
         found = read_run(run or newest_run(Path(os.environ.get("HEADROOM_RESULTS") or "results")))
         folders = [_existing(folder) for folder in logs] or _known_logs(found)
-    except RunError as error:
+        from analysis.report import analyse, as_json, html, text
+
+        findings = analyse(found, folders)
+    except (RunError, LogsError) as error:
         _fail(str(error), EXIT_SETTINGS)
-    findings = analyse(found, folders)
     path = found.folder / REPORT
     _write_whole(path, html(findings))
     if output == "json":
-        click.echo(json.dumps(as_json(findings, str(path)), indent=2))
+        click.echo(json.dumps(as_json(findings, _from_here(path)), indent=2))
     else:
-        click.echo(text(findings, str(path)))
+        click.echo(text(findings, _from_here(path)))
 
 
 def _existing(folder: Path) -> Path:
@@ -63,8 +65,14 @@ def _existing(folder: Path) -> Path:
 
 def _known_logs(run: "Run") -> list[Path]:
     """The logs that the run itself names, such as the simulator's, as far as they are still there."""
-    named = [run.folder / str(folder) for folder in run.about.get("logs", [])]
+    named = [run.folder / folder for folder in run.about.logs]
     return [folder for folder in named if folder.is_dir()]
+
+
+def _from_here(path: Path) -> str:
+    """Relative where that is below the current folder."""
+    whole, here = path.resolve(), Path.cwd()
+    return str(whole.relative_to(here) if whole.is_relative_to(here) else path)
 
 
 def _write_whole(path: Path, content: str) -> None:

@@ -4,6 +4,7 @@ Facts. A file has one JSON object a line, perhaps after a byte order mark. `prop
        and an object in others. Times in it are .NET ticks (100 ns since the year 1, UTC) of 18 digits, too long for a
        float. Token counts of RequestUsage are arrays of numbers, or of numbers as text. `correlationId` is the reply's
        `apim-request-id`. A record can come twice.
+Here.  A value of another type than these is absent, as one that was never sent.
 """
 
 import json
@@ -16,6 +17,8 @@ import pandas as pd
 REQUEST_RESPONSE = "RequestResponse"
 REQUEST_USAGE = "AzureOpenAIRequestUsage"
 _TICKS_BEFORE_1970 = 621_355_968_000_000_000
+# For a column of whole numbers; nothing real comes near it.
+_TOO_LARGE = 2**63
 
 COLUMNS = {
     "correlation_id": "string",
@@ -30,6 +33,10 @@ COLUMNS = {
 }
 
 
+class LogsError(ValueError):
+    """A log cannot be read; the message is one line."""
+
+
 class Logs(NamedTuple):
     """`table` has one row a correlation id, with what either category says of it; NA where it says nothing."""
 
@@ -40,7 +47,10 @@ class Logs(NamedTuple):
 
 
 def read_logs(folders: Iterable[Path]) -> Logs:
-    """Every PT1H.json below the folders; lines of other categories are passed over, broken ones counted."""
+    """Every PT1H.json below the folders; lines of other categories are passed over, broken ones counted.
+
+    Raises `LogsError`.
+    """
     files = sorted({path for folder in folders for path in folder.rglob("PT1H.json")})
     seen: dict[tuple[str, str], dict[str, Any]] = {}
     duplicates = skipped = 0
@@ -61,15 +71,21 @@ def read_logs(folders: Iterable[Path]) -> Logs:
 
 def _records(path: Path) -> Iterator[dict[str, Any] | None]:
     """The lines of a file; None for one that is no JSON object."""
-    with path.open(encoding="utf-8-sig", errors="replace") as file:
-        for line in file:
-            if not line.strip():
-                continue
+    for line in _lines(path):
+        if line.strip():
             try:
                 record = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 record = None
             yield record if isinstance(record, dict) else None
+
+
+def _lines(path: Path) -> Iterator[str]:
+    try:
+        with path.open(encoding="utf-8-sig", errors="replace") as file:
+            yield from file
+    except OSError as error:
+        raise LogsError(f"the log {path} cannot be read: {error.strerror}") from None
 
 
 def _row(record: Mapping[str, Any]) -> tuple[tuple[str, str] | None, dict[str, Any] | None]:
@@ -79,18 +95,22 @@ def _row(record: Mapping[str, Any]) -> tuple[tuple[str, str] | None, dict[str, A
     properties = _properties(record.get("properties"))
     shared = {
         "account": str(record.get("resourceId", "")).rpartition("/")[2] or None,
-        "deployment": properties.get("modelDeploymentName"),
+        "deployment": _text(properties.get("modelDeploymentName")),
     }
     said = _usage(properties) if category == REQUEST_USAGE else _request(record, properties)
-    row = {name: value for name, value in {**shared, **said}.items() if value is not None}
+    row = {name: value for name, value in {**shared, **said}.items() if _is_said(value)}
     return (str(category), correlation_id), row
+
+
+def _is_said(value: object) -> bool:
+    return value is not None and not (isinstance(value, int) and abs(value) >= _TOO_LARGE)
 
 
 def _properties(value: object) -> dict[str, Any]:
     if isinstance(value, str):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return {}
     return value if isinstance(value, dict) else {}
 
@@ -100,7 +120,7 @@ def _request(record: Mapping[str, Any], properties: Mapping[str, Any]) -> dict[s
     return {
         "status": _whole(record.get("resultSignature")),
         "began_ns": None if ticks is None else (ticks - _TICKS_BEFORE_1970) * 100,
-        "duration_ms": record.get("durationMs"),
+        "duration_ms": _number(record.get("durationMs")),
     }
 
 
@@ -123,3 +143,11 @@ def _whole(value: object) -> int | None:
         return int(value)
     except ValueError:
         return None
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and abs(value) < _TOO_LARGE else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) and value else None

@@ -7,20 +7,21 @@ from analysis.stats import quantile
 GROUPS = ("answered", "throttled", "failed", "cancelled")
 
 
-def by_target(calls: pd.DataFrame) -> pd.DataFrame:
+def by_target(calls: pd.DataFrame, seconds: float) -> pd.DataFrame:
     """One row a target and stream flag: counts by group, and of answered calls the quantiles of the times in seconds.
 
-    Columns: target, stream, calls, the groups, ttft_p50, ttft_p95, duration_p50, duration_p95. Quantiles are exact.
+    Columns: target, stream, calls, the groups, ttft_p50, ttft_p95, duration_p50, duration_p95 (exact), and
+    tokens_per_minute: input and output together, as the service counted, over a run of so many `seconds`.
     """
-    return _table(calls, ["target", "request_stream"]).rename(columns={"request_stream": "stream"})
+    return _table(calls, ["target", "request_stream"], seconds).rename(columns={"request_stream": "stream"})
 
 
-def by_traffic(calls: pd.DataFrame) -> pd.DataFrame:
+def by_traffic(calls: pd.DataFrame, seconds: float) -> pd.DataFrame:
     """The same by class of the mix and stream flag."""
-    return _table(calls, ["traffic", "request_stream"]).rename(columns={"request_stream": "stream"})
+    return _table(calls, ["traffic", "request_stream"], seconds).rename(columns={"request_stream": "stream"})
 
 
-def _table(calls: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
+def _table(calls: pd.DataFrame, keys: list[str], seconds: float) -> pd.DataFrame:
     rows = []
     for values, part in calls.groupby(keys, sort=True, dropna=False):
         answered = part[part["group"] == "answered"]
@@ -30,8 +31,13 @@ def _table(calls: pd.DataFrame, keys: list[str]) -> pd.DataFrame:
             for name, column in (("ttft", "time_to_first_token"), ("duration", "duration"))
             for percent in (50, 95)
         }
-        rows.append({**dict(zip(keys, values, strict=True)), "calls": len(part), **counts, **times})
-    columns = [*keys, "calls", *GROUPS, "ttft_p50", "ttft_p95", "duration_p50", "duration_p95"]
+        rates = tokens_per_minute(part, seconds)
+        rate = sum(rates.values()) if rates else None
+        rows.append(
+            {**dict(zip(keys, values, strict=True)), "calls": len(part), **counts, **times, "tokens_per_minute": rate}
+        )
+    times_of = ("ttft_p50", "ttft_p95", "duration_p50", "duration_p95")
+    columns = [*keys, "calls", *GROUPS, *times_of, "tokens_per_minute"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -10,21 +10,32 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from analysis import plots
 from analysis.logs import Logs, read_logs
 from analysis.outcomes import GROUPS, by_target, by_traffic, lateness, tokens_per_minute
-from analysis.regions import by_region
-from analysis.runs import Run
+from analysis.regions import FEW, by_region
+from analysis.runs import Run, Target
 from analysis.stats import quantile
 from analysis.throttling import by_cause
 from analysis.tokens import Coverage, differences, estimates, join
 
+# Counting takes 0.2 ms a prompt. Of more calls than these, so many drawn at random are counted.
+MOST_ESTIMATES = 20_000
+# Lines of the summary on a terminal, the report's path included.
+MOST_LINES = 30
+FEWEST_ROWS = 3
+
 
 class Findings(NamedTuple):
-    """Tables as their modules give them; `coverage` is None where no logs were given."""
+    """Tables as their modules give them; `coverage` is None where no logs were given.
+
+    `joined` has the calls with `estimated_tokens` and what the logs say of them; `unknown` is how many calls could not
+    be estimated for each reason, and `countable` how many could be drawn from.
+    """
 
     run: Run
     counts: dict[str, int]
@@ -36,6 +47,8 @@ class Findings(NamedTuple):
     regions: pd.DataFrame
     tokens: pd.DataFrame
     joined: pd.DataFrame
+    unknown: dict[str, int]
+    countable: int
     logs: Logs
     coverage: Coverage | None
 
@@ -43,7 +56,9 @@ class Findings(NamedTuple):
 def analyse(run: Run, log_folders: list[Path]) -> Findings:
     calls = run.calls
     logs = read_logs(log_folders)
-    joined, coverage = join(calls.join(estimates(calls)), logs.table)
+    countable = calls[calls["response_model"].notna()]
+    estimated = estimates(countable.sample(min(len(countable), MOST_ESTIMATES), random_state=0))
+    joined, coverage = join(calls.join(estimated["estimated_tokens"]), logs.table)
     if not logs.table.empty:
         # The checks before the load are in the logs too.
         known = run.preflight["service_request_id"]
@@ -53,12 +68,14 @@ def analyse(run: Run, log_folders: list[Path]) -> Findings:
         counts={"calls": len(calls)} | {name: int((calls["group"] == name).sum()) for name in GROUPS},
         tokens_per_minute=tokens_per_minute(calls, run.seconds),
         late_p99=quantile(lateness(calls), 0.99),
-        targets=by_target(calls),
-        traffic=by_traffic(calls),
+        targets=by_target(calls, run.seconds),
+        traffic=by_traffic(calls, run.seconds),
         throttling=by_cause(calls),
         regions=by_region(calls),
         tokens=differences(joined),
         joined=joined,
+        unknown={str(reason): int(n) for reason, n in estimated["reason"].value_counts().items()},
+        countable=len(countable),
         logs=logs,
         coverage=coverage if log_folders else None,
     )
@@ -72,70 +89,113 @@ def verdict(findings: Findings) -> str:
     if not counts["answered"] and counts["throttled"] == calls:
         return f"Nothing held: all {calls:,} calls were throttled."
     if not counts["answered"]:
-        return f"Nothing held: none of {calls:,} calls was answered; most came to {_commonest(findings)}."
-    parts = [f"{counts['answered'] / calls:.1%} of {calls:,} calls were answered"]
+        return f"Nothing held: none of {calls:,} calls was answered; most came to {_commonest(findings, *GROUPS)}."
+    parts = [f"{_share(counts['answered'], calls)} of {calls:,} calls were answered"]
     if counts["throttled"]:
         first = float(findings.throttling["first"].min())
-        parts.append(f"{counts['throttled'] / calls:.1%} throttled, the first after {first:.0f} s")
+        parts.append(f"{_share(counts['throttled'], calls)} throttled, the first after {first:.0f} s")
     if counts["failed"]:
-        parts.append(f"{counts['failed'] / calls:.1%} failed, mostly as {_commonest(findings)}")
+        parts.append(f"{_share(counts['failed'], calls)} failed, mostly as {_commonest(findings, 'failed')}")
+    if counts["cancelled"]:
+        parts.append(f"{_share(counts['cancelled'], calls)} cancelled")
     held = "It held" if counts["answered"] == calls - counts["cancelled"] else "It did not hold"
     return f"{held}: {'; '.join(parts)}."
 
 
-def _commonest(findings: Findings) -> str:
+def _commonest(findings: Findings, *groups: str) -> str:
     calls = findings.run.calls
-    failed = calls.loc[calls["group"] != "answered", "outcome"]
-    return str(failed.value_counts().index[0])
+    return str(calls.loc[calls["group"].isin(groups), "outcome"].value_counts().index[0])
+
+
+def _share(part: int, whole: int) -> str:
+    """Rounded, but never to none or all of it where it is not."""
+    if 0 < part < whole * 0.0005:
+        return "under 0.1%"
+    return "over 99.9%" if whole * 0.9995 <= part < whole else f"{part / whole:.1%}"
 
 
 def caveats(findings: Findings) -> list[str]:
     """What a reader must know before believing the figures."""
     run = findings.run
     found = []
-    if run.about.get("arrivals") == "closed":
+    if run.about.arrivals == "closed":
         found.append("Closed model: users wait for their answers, so queueing is not measured.")
     if findings.late_p99 is not None and findings.late_p99 > 0.05:
         found.append(f"Calls were issued late by {_seconds(findings.late_p99)} (p99): the generator was the limit.")
     if run.skipped:
         found.append(f"{run.skipped:,} lines of the journal were no records and were skipped.")
-    how = run.about.get("ended", {}).get("how")
+    how = run.about.ended.how if run.about.ended else None
     if how != "completed":
-        found.append(f"The run was {how}." if how else "The run has no end on record: it is on, or it was killed.")
-    if findings.regions["few"].any():
-        found.append("Regions with under 30 calls are marked with *.")
-    if findings.coverage is None:
+        ended = f"The run was {_plain(how)}." if how else "The run has no end on record: it is on, or it was killed."
+        found.append(ended)
+    return found + _about_estimates(findings) + _about_logs(findings)
+
+
+def _about_estimates(findings: Findings) -> list[str]:
+    found = []
+    if findings.countable > MOST_ESTIMATES:
+        found.append(f"Token estimates are of {MOST_ESTIMATES:,} calls drawn at random.")
+    if findings.unknown:
+        number, reason = sum(findings.unknown.values()), next(iter(findings.unknown))
+        found.append(f"{number:,} calls have no token estimate, mostly: {_plain(reason)}.")
+    return found
+
+
+def _about_logs(findings: Findings) -> list[str]:
+    found = []
+    logs, coverage = findings.logs, findings.coverage
+    if coverage is None:
         found.append("No diagnostic logs were given; --logs names their folder.")
-    elif findings.coverage.matched == 0:
+    elif not logs.files:
+        found.append("No PT1H.json is below the folders given as logs.")
+    elif coverage.matched == 0:
         found.append("No call is in the logs given: another resource's, another time's, or not written yet.")
+    if logs.skipped:
+        found.append(f"{logs.skipped:,} lines of the logs were no records and were skipped.")
     return found
 
 
 def text(findings: Findings, report: str) -> str:
-    """At most 30 lines, the last of them the report's path."""
-    lines = [verdict(findings), *_facts(findings), ""]
-    lines += _rows(_target_rows(findings), 9)
-    if not findings.throttling.empty:
-        lines += ["", *_rows(_throttling_rows(findings), 4)]
-    lines += ["", *_rows(_token_rows(findings), 5)]
-    room = 28 - len(lines)
-    lines += [f"! {one}" for one in caveats(findings)[: max(0, room)]]
-    return "\n".join([*lines, "", report])
+    """At most `MOST_LINES`, the last of them the report's path; where there is much to tell the tables give way."""
+    tables = (_target_rows, _throttling_rows, _region_rows, _token_rows)
+    shown = [table for table in (rows(findings) for rows in tables) if len(table) > 1]
+    head = [verdict(findings), *_facts(findings)]
+    tail = [*(f"! {caveat}" for caveat in caveats(findings)), report]
+    room = MOST_LINES - len(head) - len(tail) - len(shown)
+    lines = list(head)
+    for table, most in zip(shown, _fitted([len(table) for table in shown], room), strict=True):
+        lines += ["", *_rows(table, most)]
+    return "\n".join(lines + tail)
+
+
+def _fitted(sizes: list[int], room: int) -> list[int]:
+    """The sizes cut until they fit the room: the largest first, and the first table only when no other can give."""
+    fitted = list(sizes)
+    while sum(fitted) > room and max(fitted) > FEWEST_ROWS:
+        largest = max(fitted[1:], default=0)
+        fitted[fitted.index(largest, 1) if largest > FEWEST_ROWS else 0] -= 1
+    return fitted
 
 
 def _facts(findings: Findings) -> list[str]:
     run = findings.run
+    about = run.about
     rates = ", ".join(f"{value:,.0f} {name}" for name, value in findings.tokens_per_minute.items())
-    facts = [f"{run.about.get('scenario', 'run')} for {run.seconds:.0f} s, arrivals {run.about.get('arrivals', '?')}"]
+    model = "" if about.arrivals is None else f", arrivals {_plain(about.arrivals)}"
+    facts = [f"{_plain(about.scenario or 'run')} for {run.seconds:.0f} s{model}{_issued_late(findings)}"]
     if rates:
-        facts.append(f"tokens a minute: {rates}")
+        facts[0] += f"; tokens a minute: {rates}"
     coverage = findings.coverage
     if coverage is not None:
         facts.append(
             f"logs: {coverage.matched:,} calls matched, {coverage.only_client:,} only here, "
             f"{coverage.only_log:,} only there, {findings.logs.duplicates:,} duplicates"
         )
-    return ["; ".join(facts[:2]), *facts[2:]]
+    return facts
+
+
+def _issued_late(findings: Findings) -> str:
+    return "" if findings.late_p99 is None else f" (issued late by {_seconds(findings.late_p99)} at p99)"
 
 
 def _target_rows(findings: Findings) -> list[list[str]]:
@@ -147,12 +207,13 @@ def _traffic_rows(findings: Findings) -> list[list[str]]:
 
 
 def _call_rows(key: str, table: pd.DataFrame) -> list[list[str]]:
-    head = [key, "calls", "ok", "429", "fail", "TTFT p50", "p95", "total p50", "p95"]
+    head = [key, "calls", "ok", "429", "fail", "TTFT p50", "p95", "total p50", "p95", "tokens/min"]
     rows = [
         [
             f"{_plain(row[key])} {'stream' if row['stream'] else 'whole'}",
             *(f"{row[count]:,}" for count in ("calls", "answered", "throttled", "failed")),
             *_times(row),
+            "-" if row["tokens_per_minute"] is None else f"{row['tokens_per_minute']:,.0f}",
         ]
         for row in _records(table)
     ]
@@ -169,7 +230,7 @@ def _throttling_rows(findings: Findings) -> list[list[str]]:
         [
             f"{_plain(row['target'])}: {_plain(row['cause'])}",
             f"{row['refused']:,}",
-            f"{row['share']:.1%}",
+            _share(row["refused"], row["calls"]),
             *(_seconds(row[name]) for name in ("first", "retry_after_p50", "retry_after_max")),
         ]
         for row in _records(findings.throttling)
@@ -178,7 +239,15 @@ def _throttling_rows(findings: Findings) -> list[list[str]]:
 
 
 def _region_rows(findings: Findings) -> list[list[str]]:
-    head = ["region", "way", "calls", "TTFT p50", "p95", "total p50", "p95"]
+    head = [
+        f"region{f' (* under {FEW} calls)' if findings.regions['few'].any() else ''}",
+        "way",
+        "calls",
+        "TTFT p50",
+        "p95",
+        "total p50",
+        "p95",
+    ]
     rows = [
         [f"{_plain(row['region'])}{' *' if row['few'] else ''}", row["gateway"], f"{row['calls']:,}", *_times(row)]
         for row in _records(findings.regions)
@@ -190,8 +259,9 @@ def _token_rows(findings: Findings) -> list[list[str]]:
     head = ["token counts", "n", "exact", "mean diff", "largest"]
     rows = []
     for row in _records(findings.tokens):
-        figures = [f"{row['exact']:.1%}", f"{row['mean']:+.2f}", f"{row['largest']:,}"] if row["n"] else ["-"] * 3
-        rows.append([f"{row['of']} against {row['against']}", f"{row['n']:,}", *figures])
+        if row["n"]:
+            figures = [_share(row["same"], row["n"]), f"{row['mean']:+.2f}", f"{row['largest']:,}"]
+            rows.append([f"{row['of']} against {row['against']}", f"{row['n']:,}", *figures])
     return [head, *rows]
 
 
@@ -227,17 +297,21 @@ def as_json(findings: Findings, report: str) -> dict[str, Any]:
         "run": run.name,
         "verdict": verdict(findings),
         "caveats": caveats(findings),
-        "scenario": run.about.get("scenario"),
-        "arrivals": run.about.get("arrivals"),
-        "ended": run.about.get("ended"),
+        "scenario": run.about.scenario,
+        "arrivals": run.about.arrivals,
+        "ended": run.about.ended.how if run.about.ended else None,
         "seconds": run.seconds,
         "counts": findings.counts | {"preflight": len(run.preflight), "skipped_lines": run.skipped},
         "tokens_per_minute": findings.tokens_per_minute,
         "lateness_p99": findings.late_p99,
-        "logs": None if coverage is None else coverage._asdict() | {"duplicates": findings.logs.duplicates},
+        "logs": None if coverage is None else coverage._asdict() | _said_of_logs(findings.logs),
         **{name: _records(getattr(findings, name)) for name in frames},
         "report": report,
     }
+
+
+def _said_of_logs(logs: Logs) -> dict[str, int]:
+    return {"files": logs.files, "duplicates": logs.duplicates, "skipped_lines": logs.skipped}
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
@@ -263,21 +337,24 @@ def _panel(title: str, how_to_read: str, shown: pd.DataFrame, draw: Callable[[],
 
 def _panels(findings: Findings) -> list[Panel]:
     calls = findings.run.calls
+    outcomes = _panel(
+        "Outcomes over time",
+        "Each bar is a stretch of the run, each colour an outcome; what is hatched was refused or failed. Throttling "
+        "that comes and goes in step shows a limit's window.",
+        calls,
+        lambda: plots.outcomes(calls),
+        "No calls.",
+    )
+    return [outcomes, *_panels_of_times(calls), *_panels_of_limits(findings)]
+
+
+def _panels_of_times(calls: pd.DataFrame) -> list[Panel]:
     answered = calls[calls["group"] == "answered"]
+    answered = answered.assign(kind=answered["request_stream"].map({True: "stream", False: "whole"}))
     streams = answered.dropna(subset=["time_to_first_token"])
-    refused = calls[calls["group"] == "throttled"]
-    compared = findings.joined[findings.joined["input_tokens"].notna()]
     no_stream = "No stream was answered, so there is no first token."
     marks = "A curve further left is faster. Circles mark medians, squares the 95th percentile."
     return [
-        _panel(
-            "Outcomes over time",
-            "Each bar is a stretch of the run, each colour an outcome. Throttling that comes and goes in step shows a "
-            "limit's window.",
-            calls,
-            lambda: plots.outcomes(calls),
-            "No calls.",
-        ),
         _panel(
             "Time to first token by target",
             marks,
@@ -296,17 +373,29 @@ def _panels(findings: Findings) -> list[Panel]:
             "Whole call by target, streams and others apart",
             f"To the last byte. {marks}",
             answered,
-            lambda: plots.distribution(
-                answered.assign(kind=answered["request_stream"].map({True: "stream", False: "whole"})),
-                "duration",
-                ["target", "kind"],
-                "whole call",
-            ),
+            lambda: plots.distribution(answered, "duration", ["target", "kind"], "whole call"),
             "No call was answered.",
         ),
         _panel(
+            "Whole call by class, streams and others apart",
+            f"To the last byte. {marks} Classes differ in the size of their prompts and answers.",
+            answered,
+            lambda: plots.distribution(answered, "duration", ["traffic", "kind"], "whole call"),
+            "No call was answered.",
+        ),
+    ]
+
+
+def _panels_of_limits(findings: Findings) -> list[Panel]:
+    calls, joined = findings.run.calls, findings.joined
+    refused = calls[calls["group"] == "throttled"]
+    regions = calls[(calls["group"] == "answered") & calls["region"].notna() & calls["time_to_first_token"].notna()]
+    counted = joined["estimated_tokens"].notna() | joined["prompt_tokens"].notna()
+    compared = joined[joined["input_tokens"].notna() & counted]
+    return [
+        _panel(
             "429s and the Retry-After they carried",
-            "Each mark is a refused call. Marks on the axis carried no Retry-After.",
+            "Each mark is a refused call, as high as the wait it was told. Marks on the axis carried no Retry-After.",
             refused,
             lambda: plots.refusals(calls),
             "No call was throttled.",
@@ -314,17 +403,18 @@ def _panels(findings: Findings) -> list[Panel]:
         _panel(
             "Time to first token by region",
             "Box: the middle half, line: median, whiskers: 5th to 95th percentile. The region is the resource's.",
-            streams.dropna(subset=["region"]),
-            lambda: plots.regions(calls),
+            regions,
+            lambda: plots.regions(regions),
             "No answered stream named its region (x-ms-region).",
         ),
         _panel(
             "Token counts held against each other",
-            "A bar at 0 is agreement. The estimate is made from the prompt with tiktoken, usage is the reply's, log is "
-            "AzureOpenAIRequestUsage.",
+            "A bar at 0 is agreement, one to its right means that the first count is higher. The estimate is made from "
+            "the prompt with tiktoken, usage is the reply's, log is AzureOpenAIRequestUsage.",
             compared,
-            lambda: plots.token_errors(findings.joined),
-            "No reply said what it used (streams do only with include_usage).",
+            lambda: plots.token_errors(joined),
+            "No reply with usage has an estimate or a log to hold it against (streams send usage only with "
+            "include_usage).",
         ),
     ]
 
@@ -347,10 +437,15 @@ def html(findings: Findings) -> str:
             ("Regions", _region_rows(findings)),
             ("Token counts", _token_rows(findings)),
         ],
-        targets=run.about.get("targets", []),
-        versions=run.about.get("versions", {}),
+        targets=[_described(target) for target in run.about.targets],
+        versions=run.about.versions,
         made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
+
+
+def _described(target: Target) -> str:
+    """What is on record of a target, in the order of its fields."""
+    return ", ".join(str(value) for value in msgspec.structs.astuple(target) if value is not None)
 
 
 def _headline(findings: Findings) -> list[tuple[str, str, str]]:
@@ -358,13 +453,19 @@ def _headline(findings: Findings) -> list[tuple[str, str, str]]:
     calls, counts = findings.run.calls, findings.counts
     answered = calls[calls["group"] == "answered"]
     first = answered["time_to_first_token"].dropna()
-    total = max(1, counts["calls"])
+    calls_of = f"{counts['calls']:,} calls"
     numbers = [
-        ("answered", f"{counts['answered'] / total:.1%}", f"{counts['answered']:,} of {counts['calls']:,} calls"),
-        ("throttled", f"{counts['throttled'] / total:.1%}", f"{counts['throttled']:,} calls"),
+        (group, _share(counts[group], counts["calls"]) if counts["calls"] else "-", f"{counts[group]:,} of {calls_of}")
+        for group in ("answered", "throttled", "failed")
+    ]
+    numbers += [
         ("time to first token, p50", _seconds(quantile(first, 0.5)), f"{len(first):,} answered streams"),
         ("time to first token, p95", _seconds(quantile(first, 0.95)), f"{len(first):,} answered streams"),
     ]
     for name, rate in findings.tokens_per_minute.items():
-        numbers.append((f"{name} tokens a minute", f"{rate:,.0f}", "as the service counted"))
+        known = int(calls[f"{name}_tokens"].notna().sum())
+        numbers.append((f"{name} tokens a minute", f"{rate:,.0f}", f"usage of {known:,} calls"))
+    if findings.coverage is not None and counts["calls"]:
+        matched = findings.coverage.matched
+        numbers.append(("in the diagnostic logs", _share(matched, counts["calls"]), f"{matched:,} of {calls_of}"))
     return numbers

@@ -3,16 +3,17 @@
 The columns are the fields of `ObservedCall` under their Python names, typed as declared there, and besides:
 
     group         answered | throttled | failed | cancelled
-    at            seconds since the run's first call was issued, on the wall clock
+    at            seconds since the run's first call was issued; by the wall clock only where calls lack `issued`
     region        `x-ms-region` as last sent
     retry_after   seconds that a refusal asked to wait (`retry-after-ms`, else `retry-after`)
 
+`headers` and `event_times` stay in the journal: they are most of its bytes, and what the tables need of them is above.
 Nothing is filled in: what was not observed is NA. The small calls that check the targets before a run are kept apart.
 """
 
-import json
 import types
 import typing
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,7 +22,8 @@ import msgspec
 import pandas as pd
 
 from probe.headers import retry_after
-from probe.record import LatencyCheckpoint, ObservedCall
+from probe.journal import RUN_FILE
+from probe.record import OUTCOMES, LatencyCheckpoint, ObservedCall
 
 PREFLIGHT = "preflight"
 ANSWERED = ("ok", "ok_length", "filtered_output")
@@ -30,24 +32,56 @@ CANCELLED = ("cancelled_user", "cancelled_deadline", "budget_stop", "dropped_not
 _LARGEST_LINE = 256 * 1024 * 1024
 
 _SQL_TYPES = {str: "VARCHAR", int: "BIGINT", float: "DOUBLE", bool: "BOOLEAN", LatencyCheckpoint: "JSON"}
+_FIELDS = msgspec.structs.fields(ObservedCall)
+_LEFT_IN_THE_JOURNAL = ("headers", "event_times")
+_HEADERS = '"probe.response.headers"'
+_OF_HEADERS = {
+    "region": f"list_filter({_HEADERS}, lambda pair: lower(pair[1]) = 'x-ms-region')[-1][2]",
+    "waits": f"list_filter({_HEADERS}, lambda pair: pair[2] IS NOT NULL"
+    " AND lower(pair[1]) IN ('retry-after', 'retry-after-ms', 'date'))",
+}
 
 
 class RunError(ValueError):
-    """What was given is no run; the message is one line."""
+    """What was given is no run, or cannot be read; the message is one line."""
+
+
+class Target(msgspec.Struct, frozen=True):
+    name: str | None = None
+    endpoint: str | None = None
+    gateway: str | None = None
+    deployment: str | None = None
+    api_version: str | None = None
+
+
+class Ended(msgspec.Struct, frozen=True):
+    how: str | None = None
+
+
+class About(msgspec.Struct, frozen=True):
+    """What the report uses of run.json. `logs` are relative to the run's folder; a run that is on has not `ended`."""
+
+    run_id: str
+    scenario: str | None = None
+    arrivals: str | None = None
+    targets: tuple[Target, ...] = ()
+    versions: dict[str, str] = {}
+    logs: tuple[str, ...] = ()
+    ended: Ended | None = None
 
 
 class Run(NamedTuple):
-    """`about` is run.json. `skipped` lines of the journal were no records."""
+    """`skipped` lines of the journal were no records."""
 
     folder: Path
-    about: dict[str, Any]
+    about: About
     calls: pd.DataFrame
     preflight: pd.DataFrame
     skipped: int
 
     @property
     def name(self) -> str:
-        return self.folder.name
+        return self.folder.resolve().name
 
     @property
     def seconds(self) -> float:
@@ -58,48 +92,56 @@ class Run(NamedTuple):
 def read_run(folder: Path) -> Run:
     """Raises `RunError`."""
     about = _read_about(folder)
-    files = sorted(folder.glob("calls-*.jsonl"))
-    table = _read_journal([file for file in files if file.stat().st_size])
-    records = table[table["start_time_unix_nano"].notna() & table["outcome"].notna() & table["target"].notna()]
+    try:
+        table = _read_journal([file for file in sorted(folder.glob("calls-*.jsonl")) if file.stat().st_size])
+    except (OSError, duckdb.IOException) as error:
+        reason = str(error).splitlines()[0]
+        raise RunError(f"the journal of {folder} cannot be read: {reason}") from None
+    records = table[_is_record(table)]
     calls = _enrich(records.sort_values("start_time_unix_nano", ignore_index=True))
     preflight = calls["traffic"] == PREFLIGHT
     load = calls[~preflight].reset_index(drop=True)
-    load["at"] = (load["start_time_unix_nano"] - load["start_time_unix_nano"].min()) / 1e9
+    load["at"] = _since_the_first(load)
     return Run(folder, about, load, calls[preflight], len(table) - len(records))
 
 
 def newest_run(results: Path) -> Path:
     """Raises `RunError` where there is none."""
-    runs = sorted(path.parent for path in results.glob("*/run.json"))
+    runs = sorted(path.parent for path in results.glob(f"*/{RUN_FILE}"))
     if not runs:
         raise RunError(f"no run in {results}; make one with `locust --headless --run-time 30s`")
     return runs[-1]
 
 
-def _read_about(folder: Path) -> dict[str, Any]:
-    path = folder / "run.json"
+def _read_about(folder: Path) -> About:
+    path = folder / RUN_FILE
     try:
-        about = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise RunError(f"{folder} is no run: there is no run.json in it; runs are the folders in results/") from None
-    except (OSError, ValueError) as error:
+        return msgspec.json.decode(path.read_bytes(), type=About)
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"{folder} is no run: there is no {RUN_FILE} in it; runs are the folders in results/") from None
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error.strerror}") from None
+    except msgspec.ValidationError as error:
+        raise RunError(f"{path} does not describe a run: {error}") from None
+    except ValueError as error:
         raise RunError(f"{path} cannot be read: {error}") from None
-    if not isinstance(about, dict) or "run_id" not in about:
-        raise RunError(f"{path} does not describe a run: it has no run_id")
-    return about
 
 
 def _read_journal(files: list[Path]) -> pd.DataFrame:
-    fields = msgspec.structs.fields(ObservedCall)
+    kept = {field.name: f'"{field.encode_name}"' for field in _FIELDS if field.name not in _LEFT_IN_THE_JOURNAL}
+    columns = kept | _OF_HEADERS
     if not files:
-        return pd.DataFrame(columns=[field.name for field in fields])
-    columns = {field.encode_name: _sql_type(field.type) for field in fields}
-    names = ", ".join(f'"{field.encode_name}" AS "{field.name}"' for field in fields)
+        return pd.DataFrame(columns=list(columns))
+    names = ", ".join(f'{expression} AS "{name}"' for name, expression in columns.items())
     with duckdb.connect() as database:
         return database.execute(
             f"SELECT {names} FROM read_json($files, format = 'newline_delimited', ignore_errors = true,"
             " columns = $columns, maximum_object_size = $largest)",
-            {"files": [str(file) for file in files], "columns": columns, "largest": _LARGEST_LINE},
+            {
+                "files": [str(file) for file in files],
+                "columns": {field.encode_name: _sql_type(field.type) for field in _FIELDS},
+                "largest": _LARGEST_LINE,
+            },
         ).df()
 
 
@@ -115,26 +157,32 @@ def _sql_type(declared: Any) -> str:
     return _SQL_TYPES[declared]
 
 
+def _is_record(table: pd.DataFrame) -> pd.Series:
+    """Whether each line has what every record has; DuckDB reads what is missing or of another type as NULL."""
+    complete = table[[field.name for field in _FIELDS if field.required]].notna().all(axis=1)
+    possible = table["outcome"].isin(OUTCOMES) & (table["duration"] >= 0)
+    return complete & possible & ((table["outcome"] != "throttled") | table["throttle_kind"].notna())
+
+
 def _enrich(calls: pd.DataFrame) -> pd.DataFrame:
     outcome = calls["outcome"]
     calls["group"] = "failed"
     calls.loc[outcome.isin(ANSWERED), "group"] = "answered"
     calls.loc[outcome == "throttled", "group"] = "throttled"
     calls.loc[outcome.isin(CANCELLED), "group"] = "cancelled"
-    calls["region"] = [_last_value(headers, "x-ms-region") for headers in calls["headers"]]
-    calls["retry_after"] = pd.array(
-        [retry_after(_pairs(headers)) if refused else None for headers, refused in _refusals(calls)], dtype="Float64"
-    )
+    waits = zip(calls.pop("waits"), calls["group"], strict=True)
+    calls["retry_after"] = pd.array([None if group == "answered" else _wait(sent) for sent, group in waits], "Float64")
     return calls
 
 
-def _refusals(calls: pd.DataFrame) -> typing.Iterator[tuple[Any, bool]]:
-    return zip(calls["headers"], calls["group"] != "answered", strict=True)
+def _wait(sent: Any) -> float | None:
+    """Of a list of names and values; pandas has something else where there were no headers."""
+    return retry_after((name, value) for name, value in sent) if isinstance(sent, Iterable) else None
 
 
-def _pairs(headers: Any) -> list[tuple[str, str]]:
-    return [] if headers is None or headers is pd.NA else [(str(name), str(value)) for name, value in headers]
-
-
-def _last_value(headers: Any, name: str) -> str | None:
-    return next((value for sent, value in reversed(_pairs(headers)) if sent.lower() == name), None)
+def _since_the_first(calls: pd.DataFrame) -> pd.Series:
+    """In seconds. The wall clock can be set while a run is on, so it serves only where nothing else is on record."""
+    issued = calls["issued"]
+    if issued.isna().any():
+        issued = calls["start_time_unix_nano"] / 1e9
+    return pd.Series(issued - issued.min(), dtype="float64")

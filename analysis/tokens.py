@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from probe.counting import Count, input_tokens
+from probe.counting import Count, RanksUnavailableError, input_tokens
 from probe.prompts import rebuild
 
 
@@ -25,10 +25,13 @@ def estimates(calls: pd.DataFrame) -> pd.DataFrame:
     counted: dict[tuple[str, str], Count] = {}
     tokens: list[int | None] = []
     reasons: list[str | None] = []
-    for prompt_id, model in zip(calls["prompt_id"], calls["response_model"], strict=True):
-        count = _count(counted, prompt_id, model)
-        tokens.append(count.tokens)
-        reasons.append(count.reason)
+    try:
+        for prompt_id, model in zip(calls["prompt_id"], calls["response_model"], strict=True):
+            count = _count(counted, prompt_id, model)
+            tokens.append(count.tokens)
+            reasons.append(count.reason)
+    except RanksUnavailableError as error:
+        tokens, reasons = [None] * len(calls), [str(error)] * len(calls)
     frame = {"estimated_tokens": pd.array(tokens, dtype="Int64"), "reason": pd.array(reasons, dtype="string")}
     return pd.DataFrame(frame, index=calls.index)
 
@@ -57,7 +60,8 @@ def join(calls: pd.DataFrame, logs: pd.DataFrame) -> tuple[pd.DataFrame, Coverag
 
 
 def differences(joined: pd.DataFrame) -> pd.DataFrame:
-    """One row a comparison: n, exact (share of 0 to 1), mean and largest difference in tokens (left minus right)."""
+    """One row a comparison: n, same (how many of them agree), exact (their share, 0 to 1), mean and largest difference
+    in tokens (left minus right)."""
     pairs = (
         ("estimated input", "estimated_tokens", "usage", "input_tokens"),
         ("input in usage", "input_tokens", "diagnostic log", "prompt_tokens"),
@@ -73,9 +77,10 @@ def differences(joined: pd.DataFrame) -> pd.DataFrame:
                 "of": left,
                 "against": right,
                 "n": len(difference),
+                "same": int((difference == 0).sum()),
                 "exact": float((difference == 0).mean()) if known else None,
                 "mean": float(difference.mean()) if known else None,
                 "largest": int(difference.abs().max()) if known else None,
             }
         )
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype({"largest": "Int64"})

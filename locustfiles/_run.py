@@ -46,6 +46,7 @@ from probe.target import SettingsError, Target, configured
 LEAD_SECONDS = 0.5
 PROGRESS_SECONDS = 2.0
 PREFLIGHT = "preflight"
+_WORKERS_CONNECT_SECONDS = 5.0
 _ARRIVALS_ENDED = "headroom_arrivals_ended"
 
 
@@ -176,7 +177,17 @@ class Session:
     def _refuse(self, message: str, code: int) -> NoReturn:
         say(message)
         self.close()
+        if isinstance(self.environment.runner, MasterRunner):
+            self._dismiss(self.environment.runner)
         sys.exit(code)
+
+    def _dismiss(self, master: MasterRunner) -> None:
+        """Tells the workers to go. Those that `--processes` started would wait for their master for a minute."""
+        options: Any = self.environment.parsed_options
+        gives_up = time.monotonic() + _WORKERS_CONNECT_SECONDS
+        while options.processes and len(master.clients.ready) < options.expect_workers and time.monotonic() < gives_up:
+            gevent.sleep(0.05)
+        master.quit()
 
     def _about(self) -> dict[str, Any]:
         about: dict[str, Any] = {

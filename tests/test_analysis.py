@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
-from probe.journal import Journal, end_run, start_run
+from analysis.report import analyse, as_json
+from analysis.runs import read_run
+from probe.journal import Journal, Run, end_run, start_run
 from probe.prompts import numbered
 from probe.record import ObservedCall
 from tests.commands import run
@@ -65,11 +67,15 @@ def write_run(folder: Path, calls: Iterable[ObservedCall], *, how: str | None = 
     return Path(run.folder)
 
 
-def report(folder: Path, *options: str) -> dict[str, Any]:
-    done = run("analysis", "report", str(folder), "-o", "json", *options)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    return dict(json.loads(done.stdout))
+def report(folder: Path, *logs: Path) -> dict[str, Any]:
+    """The figures that `-o json` prints, without the seconds that a process of its own and the page's drawings take."""
+    return dict(json.loads(json.dumps(as_json(analyse(read_run(folder), list(logs)), "report.html"))))
+
+
+def printed(folder: Path, *options: str) -> str:
+    done = run("analysis", "report", str(folder), *options)
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout
 
 
 def test_counts_and_times_of_a_target_are_those_of_its_calls(tmp_path: Path) -> None:
@@ -89,6 +95,8 @@ def test_counts_and_times_of_a_target_are_those_of_its_calls(tmp_path: Path) -> 
     (cause,) = found["throttling"]
     assert (cause["cause"], cause["refused"], cause["first"]) == ("tokens", 2, 5.0)
     assert (cause["share"], cause["retry_after_p50"], cause["retry_after_max"]) == (pytest.approx(2 / 9), 2.75, 4.0)
+    # The five streams that were answered and the one that broke off, over 10 seconds.
+    assert stream["tokens_per_minute"] == 6 * 50 * 6.0 and whole["tokens_per_minute"] == 50 * 6.0
     # 7 calls of 40 tokens and of 10 over the 10 seconds until the last one ended.
     assert found["seconds"] == 10.0
     assert found["tokens_per_minute"] == {"input": 7 * 40 * 6.0, "output": 7 * 10 * 6.0}
@@ -100,11 +108,70 @@ def test_the_summary_has_at_most_thirty_lines_and_ends_with_the_reports_path(tmp
         refused(n, target=f"target-{n}", throttle_kind=kind) for n in range(20) for kind in ("tokens", "requests")
     ]
     folder = write_run(tmp_path, calls, how=None)
-    done = run("analysis", "report", str(folder))
-    lines = done.stdout.splitlines()
-    assert len(lines) <= 30 and all(len(line) <= 120 for line in lines)
+    lines = printed(folder).splitlines()
+    assert len(lines) == 30 and all(len(line) <= 120 for line in lines)
+    # The tables give way, and say so; what a reader must know does not.
+    assert [line for line in lines if line.startswith("and ")] == [
+        "and 32 more, in the report", "and 36 more, in the report"
+    ]  # fmt: skip
+    assert sum(line.startswith("! ") for line in lines) == 3
     assert lines[0].startswith("It did not hold: 50.0% of 80 calls were answered; 50.0% throttled, the first after 0 s")
     assert Path(lines[-1]) == folder / "report.html" and Path(lines[-1]).exists()
+
+
+def test_the_summary_says_in_words_what_the_json_says(tmp_path: Path) -> None:
+    calls = [call(n, duration=2.0) for n in range(3)]
+    calls += [call(3, request_stream=False, time_to_first_token=None)]
+    calls += [refused(3.5, ("retry-after", "4"), duration=0.5)]
+    logs = write_logs(tmp_path / "logs", [usage_record("id-0", [41], [10])])
+    folder = write_run(tmp_path / "runs", calls, how="interrupted")
+    assert [line.split() for line in printed(folder, "--logs", str(logs)).splitlines()] == [
+        line.split()
+        for line in f"""\
+It did not hold: 80.0% of 5 calls were answered; 20.0% throttled, the first after 4 s.
+mixed for 4 s, arrivals closed; tokens a minute: 2,400 input, 600 output
+logs: 1 calls matched, 4 only here, 0 only there, 0 duplicates
+
+target         calls  ok  429  fail  TTFT p50     p95  total p50     p95  tokens/min
+eastus stream      4   3    1     0    100 ms  100 ms     2.00 s  2.00 s       2,250
+eastus whole       1   1    0     0         -       -     1.00 s  1.00 s         750
+
+throttled by    calls  share  first after  Retry-After p50     max
+eastus: tokens      1  20.0%       3.50 s           4.00 s  4.00 s
+
+region (* under 30 calls)     way  calls  TTFT p50     p95  total p50     p95
+East US 2 *                direct      4    100 ms  100 ms     2.00 s  2.00 s
+
+token counts                              n   exact  mean diff  largest
+estimated input against usage             4  100.0%      +0.00        0
+input in usage against diagnostic log     1    0.0%      -1.00        1
+output in usage against diagnostic log    1  100.0%      +0.00        0
+estimated input against diagnostic log    1    0.0%      -1.00        1
+! Closed model: users wait for their answers, so queueing is not measured.
+! The run was interrupted.
+{folder / "report.html"}""".splitlines()
+    ]
+
+
+def test_a_path_below_the_current_folder_is_given_from_there(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, [call(0)])
+    done = run("analysis", "report", str(folder), folder=tmp_path)
+    assert done.stdout.splitlines()[-1] == f"{folder.name}/report.html"
+
+
+def test_a_share_is_not_rounded_to_all_or_none(tmp_path: Path) -> None:
+    found = report(write_run(tmp_path, [call(n / 100) for n in range(2999)] + [refused(3)]))
+    assert found["verdict"].startswith("It did not hold: over 99.9% of 3,000 calls were answered; under 0.1% throttled")
+
+
+def test_a_failure_is_named_apart_from_throttling(tmp_path: Path) -> None:
+    calls = [call(0), *(refused(n) for n in range(1, 9)), call(9, outcome="stream_reset", error_type="reset")]
+    assert report(write_run(tmp_path, calls))["verdict"].endswith("10.0% failed, mostly as stream_reset.")
+
+
+def test_the_wall_clock_may_be_set_while_a_run_is_on(tmp_path: Path) -> None:
+    calls = [call(n, start_time_unix_nano=BEGAN - (n > 5) * 3600 * SECOND + n * SECOND) for n in range(10)]
+    assert report(write_run(tmp_path, calls))["seconds"] == 10.0
 
 
 def test_without_a_run_the_newest_is_reported(tmp_path: Path) -> None:
@@ -125,10 +192,26 @@ def test_cut_off_and_foreign_lines_are_skipped_and_counted(tmp_path: Path) -> No
     folder = write_run(tmp_path, [call(0), call(1)])
     (journal,) = folder.glob("calls-*.jsonl")
     text = journal.read_text()
-    journal.write_text('not json\n{"a": 1}\n' + text + text.splitlines()[0][:200])
+    line = text.splitlines()[0]
+    foreign = [
+        "not json",
+        "[1, 2]",
+        '{"a": 1}',
+        line.replace('"ok"', '"fine"'),
+        line.replace('"gen_ai.client.operation.duration":1.0', '"gen_ai.client.operation.duration":"soon"'),
+        '{"probe.target": "x", "start_time_unix_nano": 1, "probe.outcome": "ok"}',
+    ]
+    journal.write_text("\n".join([*foreign, text]) + line[:200])
     found = report(folder)
-    assert (found["counts"]["calls"], found["counts"]["skipped_lines"]) == (2, 3)
-    assert "3 lines of the journal were no records and were skipped." in found["caveats"]
+    assert (found["counts"]["calls"], found["counts"]["skipped_lines"]) == (2, 7)
+    assert "7 lines of the journal were no records and were skipped." in found["caveats"]
+
+
+def test_headers_of_another_shape_do_not_stop_a_report(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, [refused(0, ("retry-after", "9")), call(1)])
+    (journal,) = folder.glob("calls-*.jsonl")
+    journal.write_text(journal.read_text().replace('["retry-after","9"]', '["retry-after"]'))
+    assert report(folder)["throttling"][0]["retry_after_p50"] is None
 
 
 def test_several_processes_make_one_run(tmp_path: Path) -> None:
@@ -181,12 +264,36 @@ def test_the_join_with_the_logs_says_what_found_no_partner(tmp_path: Path) -> No
         {"category": "Audit", "correlationId": "id-2"},
     ]
     logs = write_logs(tmp_path / "logs", records, start="\ufeff")
-    found = report(write_run(tmp_path / "runs", [call(0), call(1), call(2)]), "--logs", str(logs))
-    assert found["logs"] == {"matched": 2, "only_client": 1, "only_log": 1, "duplicates": 1}
+    found = report(write_run(tmp_path / "runs", [call(0), call(1), call(2)]), logs)
+    assert found["logs"] == {
+        "matched": 2, "only_client": 1, "only_log": 1, "files": 1, "duplicates": 1, "skipped_lines": 0
+    }  # fmt: skip
     by_name = {(row["of"], row["against"]): row for row in found["tokens"]}
     output = by_name["output in usage", "diagnostic log"]
     assert (output["n"], output["exact"], output["mean"], output["largest"]) == (2, 0.5, -0.5, 1)
     assert by_name["input in usage", "diagnostic log"]["exact"] == 1.0
+
+
+def test_a_log_of_odd_values_is_read_for_what_is_sound_in_it(tmp_path: Path) -> None:
+    odd = [
+        {"category": "RequestResponse", "correlationId": "id-0", "durationMs": "abc", "resultSignature": "ok"},
+        {"category": "RequestResponse", "correlationId": "id-1", "properties": {"requestTime": 10**40}},
+        usage_record("id-0", [10**30], [10]),
+        usage_record("id-1", 40, ["many"]),
+    ]
+    logs = write_logs(tmp_path / "logs", odd, start="no json\n[]\n" + "[" * 100_000 + "\n")
+    found = report(write_run(tmp_path / "runs", [call(0), call(1)]), logs)
+    assert (found["logs"]["matched"], found["logs"]["skipped_lines"]) == (2, 3)
+    by_name = {(row["of"], row["against"]): row["n"] for row in found["tokens"]}
+    assert by_name["input in usage", "diagnostic log"] == 0
+    assert by_name["output in usage", "diagnostic log"] == 1
+
+
+def test_the_check_of_a_target_is_no_call_that_only_the_log_knows(tmp_path: Path) -> None:
+    logs = write_logs(tmp_path / "logs", [usage_record(f"id-{n}", [40], [10]) for n in range(2)])
+    folder = write_run(tmp_path / "runs", [call(0, traffic="preflight"), call(1)])
+    coverage = report(folder, logs)["logs"]
+    assert (coverage["matched"], coverage["only_client"], coverage["only_log"]) == (1, 0, 0)
 
 
 def test_the_estimate_is_made_from_the_prompts_number_and_the_served_model(tmp_path: Path) -> None:
@@ -195,11 +302,12 @@ def test_the_estimate_is_made_from_the_prompts_number_and_the_served_model(tmp_p
     found = report(write_run(tmp_path, calls))
     (row,) = [row for row in found["tokens"] if (row["of"], row["against"]) == ("estimated input", "usage")]
     assert (row["n"], row["exact"]) == (2, 1.0)
+    assert "1 calls have no token estimate, mostly: no counting rule for model 'grok-9'." in found["caveats"]
 
 
 def test_logs_of_something_else_are_said_to_match_nothing(tmp_path: Path) -> None:
     logs = write_logs(tmp_path / "logs", [usage_record("elsewhere", [1], [1])])
-    found = report(write_run(tmp_path / "runs", [call(0)]), "--logs", str(logs))
+    found = report(write_run(tmp_path / "runs", [call(0)]), logs)
     assert found["logs"]["matched"] == 0
     assert any("No call is in the logs given" in caveat for caveat in found["caveats"])
 
@@ -221,20 +329,35 @@ def test_a_run_with_little_in_it_is_reported_all_the_same(
     tmp_path: Path, calls: list[ObservedCall], verdict: str
 ) -> None:
     folder = write_run(tmp_path, calls)
-    assert report(folder)["verdict"] == verdict
+    assert json.loads(printed(folder, "-o", "json"))["verdict"] == verdict
     page = (folder / "report.html").read_text()
     panels = page.count("<section>") - page.count("<table>")
-    assert page.count("<img ") + page.count('class="empty"') == panels == 7
+    assert page.count("<img ") + page.count('class="empty"') == panels == 8
+
+
+def test_of_a_run_its_folder_alone_must_say_who_it_is(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, [call(0)])
+    (folder / "run.json").write_text('{"run_id": "x", "targets": [{"name": "a"}], "something": "new"}')
+    found = report(folder)
+    assert (found["counts"]["calls"], found["scenario"], found["ended"]) == (1, None, None)
+
+
+def test_a_page_of_many_calls_and_many_names_stays_small_enough_to_mail(tmp_path: Path) -> None:
+    calls = [call(n / 9, target=f"t{n % 40}", time_to_first_token=n % 997 / 1e3) for n in range(4000)]
+    waits = [("retry-after-ms", str(n * 7919 % 60_000)) for n in range(4000)]
+    calls += [refused(n * 7907 % 4000 / 9, wait, target=f"t{n % 40}") for n, wait in enumerate(waits)]
+    folder = write_run(tmp_path, calls)
+    printed(folder)
+    assert (folder / "report.html").stat().st_size < 2_000_000
 
 
 def test_what_a_server_or_a_name_says_stays_text_in_the_page_and_on_the_screen(tmp_path: Path) -> None:
-    hostile = {"target": HOSTILE, "traffic": HOSTILE, "headers": (("x-ms-region", HOSTILE),)}
+    hostile = {"target": HOSTILE, "traffic": f"_{HOSTILE}東京", "headers": (("x-ms-region", HOSTILE),)}
     calls = [call(0, **hostile), refused(1, **{**hostile, "error_message": HOSTILE})]
     target = {"name": HOSTILE, "endpoint": HOSTILE, "deployment": HOSTILE, "gateway": "direct", "api_version": "v1"}
-    folder = write_run(tmp_path, calls, targets=[target])
-    done = run("analysis", "report", str(folder))
-    assert done.returncode == 0, done.stderr
-    assert "\x1b" not in done.stdout
+    folder = write_run(tmp_path, calls, targets=[target], scenario=HOSTILE, arrivals=HOSTILE)
+    end_run(Run(id="x", folder=str(folder), wall_ns=0), HOSTILE)
+    assert "\x1b" not in printed(folder)
     page = (folder / "report.html").read_text()
     assert "<img src=x" not in page and "<script" not in page and "&lt;img src=x" in page
     assert "default-src 'none'" in page
@@ -246,6 +369,9 @@ WRONG = [
     (["{tmp}"], "there is no run.json in it"),
     (["{tmp}/broken"], "run.json cannot be read"),
     (["{tmp}/foreign"], "does not describe a run"),
+    (["{tmp}/misspelt"], "Expected `array`, got `str` - at `$.targets`"),
+    (["{tmp}/run/run.json"], "is no run"),
+    (["{tmp}/folders"], "cannot be read"),
     (["{tmp}/run", "--logs", "/nonexistent"], "--logs /nonexistent: no such folder"),
     ([], "no run in"),
 ]
@@ -253,8 +379,14 @@ WRONG = [
 
 @pytest.mark.parametrize(("arguments", "says"), WRONG)
 def test_what_is_no_run_is_named_in_one_line(tmp_path: Path, arguments: list[str], says: str) -> None:
-    for name, text in (("broken", '{"run_id"'), ("foreign", "[]")):
-        (tmp_path / name).mkdir()
+    misspelt = '{"run_id": "x", "targets": "eastus"}'
+    for name, text in (
+        ("broken", '{"run_id"'),
+        ("foreign", "[]"),
+        ("misspelt", misspelt),
+        ("folders", '{"run_id": ""}'),
+    ):
+        (tmp_path / name / "calls-x.jsonl").mkdir(parents=True)
         (tmp_path / name / "run.json").write_text(text)
     write_run(tmp_path / "made", [call(0)]).rename(tmp_path / "run")
     given = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
