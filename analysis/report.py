@@ -28,6 +28,7 @@ MOST_ESTIMATES = 20_000
 # Lines of the summary on a terminal, the report's path included.
 MOST_LINES = 30
 FEWEST_ROWS = 3
+FIRST_LONGER = 4
 
 
 class Findings(NamedTuple):
@@ -169,11 +170,11 @@ def text(findings: Findings, report: str) -> str:
 
 
 def _fitted(sizes: list[int], room: int) -> list[int]:
-    """The sizes cut until they fit the room: the largest first, and the first table only when no other can give."""
+    """The sizes cut until they fit the room: always the largest, but the first table may be longer than the others."""
     fitted = list(sizes)
     while sum(fitted) > room and max(fitted) > FEWEST_ROWS:
-        largest = max(fitted[1:], default=0)
-        fitted[fitted.index(largest, 1) if largest > FEWEST_ROWS else 0] -= 1
+        can_give = [number for number, size in enumerate(fitted) if size > FEWEST_ROWS]
+        fitted[max(can_give, key=lambda number: fitted[number] - (0 if number else FIRST_LONGER))] -= 1
     return fitted
 
 

@@ -7,7 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
+from analysis.cli import analysis
 from analysis.report import analyse, as_json
 from analysis.runs import read_run
 from probe.journal import Journal, Run, end_run, start_run
@@ -72,6 +74,11 @@ def report(folder: Path, *logs: Path) -> dict[str, Any]:
     return dict(json.loads(json.dumps(as_json(analyse(read_run(folder), list(logs)), "report.html"))))
 
 
+def invoked(*arguments: str, **settings: str) -> Result:
+    """The command in this process, where only what it prints and writes matters."""
+    return CliRunner().invoke(analysis, ["report", *arguments], env=settings)
+
+
 def printed(folder: Path, *options: str) -> str:
     done = run("analysis", "report", str(folder), *options)
     assert (done.returncode, done.stderr) == (0, "")
@@ -133,8 +140,8 @@ mixed for 4 s, arrivals closed; tokens a minute: 2,400 input, 600 output
 logs: 1 calls matched, 4 only here, 0 only there, 0 duplicates
 
 target         calls  ok  429  fail  TTFT p50     p95  total p50     p95  tokens/min
-eastus stream      4   3    1     0    100 ms  100 ms     2.00 s  2.00 s       2,250
 eastus whole       1   1    0     0         -       -     1.00 s  1.00 s         750
+eastus stream      4   3    1     0    100 ms  100 ms     2.00 s  2.00 s       2,250
 
 throttled by    calls  share  first after  Retry-After p50     max
 eastus: tokens      1  20.0%       3.50 s           4.00 s  4.00 s
@@ -153,12 +160,6 @@ estimated input against diagnostic log    1    0.0%      -1.00        1
     ]
 
 
-def test_a_path_below_the_current_folder_is_given_from_there(tmp_path: Path) -> None:
-    folder = write_run(tmp_path, [call(0)])
-    done = run("analysis", "report", str(folder), folder=tmp_path)
-    assert done.stdout.splitlines()[-1] == f"{folder.name}/report.html"
-
-
 def test_a_share_is_not_rounded_to_all_or_none(tmp_path: Path) -> None:
     found = report(write_run(tmp_path, [call(n / 100) for n in range(2999)] + [refused(3)]))
     assert found["verdict"].startswith("It did not hold: over 99.9% of 3,000 calls were answered; under 0.1% throttled")
@@ -174,12 +175,12 @@ def test_the_wall_clock_may_be_set_while_a_run_is_on(tmp_path: Path) -> None:
     assert report(write_run(tmp_path, calls))["seconds"] == 10.0
 
 
-def test_without_a_run_the_newest_is_reported(tmp_path: Path) -> None:
+def test_without_a_run_the_newest_is_reported_with_its_path_from_here(tmp_path: Path) -> None:
     write_run(tmp_path, [call(0)])
     newest = tmp_path / "99991231T000000Z-mixed-0"
     write_run(tmp_path, [call(0)]).rename(newest)
-    done = run("analysis", "report", settings={"HEADROOM_RESULTS": str(tmp_path)})
-    assert done.stdout.splitlines()[-1] == str(newest / "report.html")
+    done = run("analysis", "report", settings={"HEADROOM_RESULTS": str(tmp_path)}, folder=tmp_path)
+    assert done.stdout.splitlines()[-1] == f"{newest.name}/report.html"
 
 
 def test_the_check_of_each_target_is_counted_apart(tmp_path: Path) -> None:
@@ -248,7 +249,7 @@ def usage_record(request_id: str, prompt: object, generated: object, *, as_text:
     }
 
 
-def write_logs(folder: Path, records: list[dict[str, Any]], *, start: str = "") -> Path:
+def write_logs(folder: Path, records: Iterable[object], *, start: str = "") -> Path:
     file = folder / "insights-logs-azureopenairequestusage" / "resourceId=" / "y=2025" / "m=11" / "PT1H.json"
     file.parent.mkdir(parents=True)
     file.write_text(start + "".join(json.dumps(record) + "\n" for record in records), encoding="utf-8")
@@ -329,7 +330,7 @@ def test_a_run_with_little_in_it_is_reported_all_the_same(
     tmp_path: Path, calls: list[ObservedCall], verdict: str
 ) -> None:
     folder = write_run(tmp_path, calls)
-    assert json.loads(printed(folder, "-o", "json"))["verdict"] == verdict
+    assert json.loads(invoked(str(folder), "-o", "json").stdout)["verdict"] == verdict
     page = (folder / "report.html").read_text()
     panels = page.count("<section>") - page.count("<table>")
     assert page.count("<img ") + page.count('class="empty"') == panels == 8
@@ -347,7 +348,7 @@ def test_a_page_of_many_calls_and_many_names_stays_small_enough_to_mail(tmp_path
     waits = [("retry-after-ms", str(n * 7919 % 60_000)) for n in range(4000)]
     calls += [refused(n * 7907 % 4000 / 9, wait, target=f"t{n % 40}") for n, wait in enumerate(waits)]
     folder = write_run(tmp_path, calls)
-    printed(folder)
+    assert invoked(str(folder)).exit_code == 0
     assert (folder / "report.html").stat().st_size < 2_000_000
 
 
@@ -390,7 +391,7 @@ def test_what_is_no_run_is_named_in_one_line(tmp_path: Path, arguments: list[str
         (tmp_path / name / "run.json").write_text(text)
     write_run(tmp_path / "made", [call(0)]).rename(tmp_path / "run")
     given = [argument.replace("{tmp}", str(tmp_path)) for argument in arguments]
-    done = run("analysis", "report", *given, settings={"HEADROOM_RESULTS": str(tmp_path / "empty")})
-    assert done.returncode == 2 and done.stdout == ""
+    done = invoked(*given, HEADROOM_RESULTS=str(tmp_path / "empty"))
+    assert done.exit_code == 2 and done.stdout == ""
     assert done.stderr.count("\n") == 1 and says in done.stderr
     assert not list(tmp_path.rglob("report*"))
