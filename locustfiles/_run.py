@@ -8,6 +8,7 @@ Whatever is wrong with a setting or a target ends in one line and an exit code (
 A call that fails later is an observation and changes no exit code.
 """
 
+import signal
 import sys
 import time
 from pathlib import Path
@@ -130,8 +131,15 @@ class Session:
         interrupted = gevent.getcurrent().parent is None
         self.environment.process_exit_code = EXIT_INTERRUPTED if interrupted else EXIT_TERMINATED
         self._how = "interrupted"
+        gevent.signal_handler(signal.SIGINT, self._stop_now)
         if not isinstance(runner, WorkerRunner):
-            say(f"stopping; open calls have {self.environment.stop_timeout:g} s to end")
+            say(f"stopping; open calls have {self.environment.stop_timeout:g} s to end; Ctrl-C again stops them now")
+
+    def _stop_now(self) -> None:
+        """The open calls end here and now, each on record as cancelled."""
+        runner = self.environment.runner
+        assert runner is not None
+        runner.user_greenlets.kill(block=False)
 
     def close(self) -> None:
         if self._simulator is not None:

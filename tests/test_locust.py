@@ -6,6 +6,8 @@ import signal
 import socket
 import subprocess
 import threading
+import urllib.error
+import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -13,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from locustfiles._arrivals import read_trace
 from probe.journal import read_calls
 from probe.record import ObservedCall
 from probe.simulated import Simulator
@@ -52,9 +55,8 @@ def ended(results: Path) -> dict[str, object]:
     return dict(json.loads((only_run(results) / "run.json").read_text())["ended"])
 
 
-def interrupt(*command: str, settings: dict[str, str], when: Callable[[], object], by: int) -> tuple[int, str]:
-    """Runs a command, waits for `when`, sends the signal; the exit code and what was said on standard error."""
-    process = subprocess.Popen(
+def start(*command: str, settings: dict[str, str]) -> subprocess.Popen[str]:
+    return subprocess.Popen(
         [str(BIN / command[0]), *command[1:]],
         env=environment(settings),
         cwd=ROOT,
@@ -65,10 +67,10 @@ def interrupt(*command: str, settings: dict[str, str], when: Callable[[], object
         # A shell that runs the tests in the background has Ctrl-C ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
-    when()
-    process.send_signal(by)
-    _, said = process.communicate(timeout=60)
-    return process.returncode, said
+
+
+def results_in(folder: Path, endpoint: str, **changes: str) -> dict[str, str]:
+    return settings_of(endpoint, HEADROOM_RESULTS=str(folder), **changes)
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +110,7 @@ def test_every_call_in_the_journal_is_in_the_simulators_logs_and_the_other_way_r
 
 def test_every_request_a_server_received_is_one_line_of_the_journal(tmp_path: Path) -> None:
     with serving(answers(openai_shaped(refuse_every=5))) as server:
-        settings = settings_of(server.url, HEADROOM_RESULTS=str(tmp_path), HEADROOM_PAUSE="0")
+        settings = results_in(tmp_path, server.url, HEADROOM_PAUSE="0")
         done = run("locust", "--headless", "--run-time", "2s", "--users", "5", settings=settings)
         received = len(server.requests)
     calls = read_calls(only_run(tmp_path)).calls
@@ -137,7 +139,7 @@ def test_the_stream_share_and_the_mix_are_as_asked(tmp_path: Path) -> None:
 
 def test_the_time_to_first_token_is_a_row_of_its_own_that_adds_no_requests(tmp_path: Path) -> None:
     with serving(answers(openai_shaped())) as server:
-        settings = settings_of(server.url, HEADROOM_RESULTS=str(tmp_path))
+        settings = results_in(tmp_path, server.url)
         done = run("locust", "--headless", "--run-time", "2s", settings=settings)
     table = done.stdout + done.stderr
     counts = {kind: int(number) for kind, number in re.findall(r"^(TTFT|chat) .*stream +(\d+) +\d+\(", table, re.M)}
@@ -155,7 +157,7 @@ def test_a_rate_is_kept_however_slow_the_service_is(tmp_path: Path) -> None:
         answers(openai_shaped())(connection, request)
 
     with serving(sends(reply(WHOLE)), slow) as server:
-        settings = settings_of(server.url, HEADROOM_RESULTS=str(tmp_path), HEADROOM_RATE="40")
+        settings = results_in(tmp_path, server.url, HEADROOM_RATE="40")
         threading.Timer(4, released.set).start()
         run("locust", "--headless", "--run-time", "3s", "--users", "1", settings=settings)
     calls = load_of(tmp_path)
@@ -183,40 +185,121 @@ def test_every_row_of_a_trace_is_sent_once_at_its_time_and_the_run_ends_with_the
 
 @pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
 def test_an_interrupted_run_lets_its_open_calls_end_and_keeps_them(tmp_path: Path, by: int, code: int) -> None:
-    started, released = threading.Event(), threading.Event()
+    released = threading.Event()
 
     def hold(connection: socket.socket, request: bytes) -> None:
-        if b"Write a very long story" in request and b'"max_tokens":16,' not in request:
-            started.set()
+        if b'"max_tokens":16,' not in request:
             released.wait()
         answers(openai_shaped())(connection, request)
 
     with serving(hold) as server:
-        settings = settings_of(server.url, HEADROOM_RESULTS=str(tmp_path))
-
-        def open_calls() -> None:
-            started.wait(30)
-            threading.Timer(1, released.set).start()
-
-        returned, said = interrupt("locust", "--headless", "--users", "3", settings=settings, when=open_calls, by=by)
+        process = start("locust", "--headless", "--users", "3", settings=results_in(tmp_path, server.url))
+        assert process.stderr is not None
+        assert server.wait_for_requests(4)
+        process.send_signal(by)
+        said = next(line for line in process.stderr if "open calls have" in line)
+        released.set()
+        said += process.communicate(timeout=30)[1]
         received = len(server.requests)
-    assert returned == code, said
-    assert "open calls have" in said and "Traceback" not in said and "KeyboardInterrupt" not in said
+    assert process.returncode == code, said
+    assert "Traceback" not in said and "KeyboardInterrupt" not in said
     calls = read_calls(only_run(tmp_path)).calls
     assert len(calls) == received and {call.outcome for call in calls} == {"ok"}
     assert ended(tmp_path)["how"] == "interrupted"
 
 
+def test_a_second_ctrl_c_ends_the_open_calls_at_once_and_keeps_them(tmp_path: Path) -> None:
+    released = threading.Event()
+    with serving(sends(reply(WHOLE)), sends_then_waits(released)) as server:
+        process = start("locust", "--headless", "--users", "3", settings=results_in(tmp_path, server.url))
+        assert process.stderr is not None
+        # The check of the target, and a call of each user.
+        assert server.wait_for_requests(4)
+        process.send_signal(signal.SIGINT)
+        said = next(line for line in process.stderr if "Ctrl-C again" in line)
+        process.send_signal(signal.SIGINT)
+        said += process.communicate(timeout=30)[1]
+        released.set()
+    assert process.returncode == 130 and "Traceback" not in said
+    calls = read_calls(only_run(tmp_path)).calls
+    assert Counter(call.outcome for call in calls) == {"ok": 1, "cancelled_user": 3}
+    assert ended(tmp_path) == ended(tmp_path) | {"how": "interrupted", "calls": 4}
+
+
 def test_calls_that_outlast_the_stop_timeout_are_on_record_as_cancelled(tmp_path: Path) -> None:
     released = threading.Event()
     with serving(sends(reply(WHOLE)), sends_then_waits(released)) as server:
-        settings = settings_of(server.url, HEADROOM_RESULTS=str(tmp_path))
+        settings = results_in(tmp_path, server.url)
         run("locust", "--headless", "--users", "3", "-t", "1s", "--stop-timeout", "1s", settings=settings)
         received = len(server.requests)
         released.set()
     calls = read_calls(only_run(tmp_path)).calls
     assert len(calls) == received == 4
     assert Counter(call.outcome for call in calls) == {"ok": 1, "cancelled_user": 3}
+
+
+def test_runs_are_started_and_stopped_in_locusts_web_ui_and_each_has_a_folder_of_its_own(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    page = f"http://127.0.0.1:{port}"
+    with serving(answers(openai_shaped())) as server:
+        process = start("locust", "--web-port", str(port), settings=results_in(tmp_path, server.url))
+        assert process.stderr is not None
+        said = next(line for line in process.stderr if "Starting web interface" in line)
+        assert page in said
+        assert server.wait_for_requests(1)
+        for run_number in (1, 2):
+            form = b"user_count=2&spawn_rate=2"
+            fetch(urllib.request.Request(f"{page}/swarm", data=form))
+            assert server.wait_for_requests(len(server.requests) + 5)
+            assert "made-up-key" not in fetch(page) + fetch(f"{page}/stats/requests")
+            fetch(urllib.request.Request(f"{page}/stop", data=b""))
+            said = next(line for line in process.stderr if "run completed" in line)
+            assert len(list(tmp_path.glob("*/run.json"))) == run_number
+        process.terminate()
+        process.communicate(timeout=30)
+        received = len(server.requests)
+    runs = [read_calls(path.parent).calls for path in tmp_path.glob("*/run.json")]
+    assert sum(len(calls) for calls in runs) == received
+    assert Counter(call.traffic == "preflight" for calls in runs for call in calls)[True] == 1
+    assert all([call.seq for call in calls] == list(range(1, len(calls) + 1)) for calls in runs)
+
+
+def fetch(what: str | urllib.request.Request) -> str:
+    """A page of the web UI; it may take a moment to be up."""
+    for _ in range(200):
+        try:
+            with urllib.request.urlopen(what, timeout=60) as response:
+                return str(response.read().decode())
+        except urllib.error.URLError as error:
+            if not isinstance(error.reason, ConnectionRefusedError):
+                raise
+            threading.Event().wait(0.05)
+    raise TimeoutError(what)
+
+
+@pytest.mark.skipif(not TRACE.exists(), reason="the published trace is not beside this checkout")
+def test_ten_minutes_of_the_published_trace_at_ten_times_its_speed_are_all_sent_kept_and_reported(
+    tmp_path: Path,
+) -> None:
+    settings = {
+        "HEADROOM_RESULTS": str(tmp_path),
+        "HEADROOM_TRACE": str(TRACE),
+        "HEADROOM_TRACE_SPEED": "10",
+        "HEADROOM_TRACE_SECONDS": "600",
+    }
+    rows = read_trace(TRACE, 600)
+    done = run("locust", "--headless", settings=settings, timeout=200)
+    assert done.returncode == 0, done.stderr
+    calls = {call.prompt_id: call for call in load_of(tmp_path)}
+    assert len(calls) == len(rows) == 2867
+    for number, row in enumerate(rows):
+        call = calls[f"{max(row.input_tokens, 8)}-{number}"]
+        assert call.scheduled == row.at / 10 and call.request_max_tokens == row.output_tokens
+    reported = run("analysis", "report", "-o", "json", settings=settings)
+    found = json.loads(reported.stdout)
+    assert found["counts"]["calls"] == found["logs"]["matched"] == len(rows)
+    assert found["logs"]["only_log"] == found["logs"]["only_client"] == 0
 
 
 WRONG = [
@@ -238,7 +321,7 @@ def test_a_wrong_setting_ends_in_one_line_before_there_is_a_run(
     tmp_path: Path, changes: dict[str, str], code: int, says: str
 ) -> None:
     with serving(answers(openai_shaped())) as server:
-        settings = {**settings_of(server.url, HEADROOM_RESULTS=str(tmp_path)), **changes}
+        settings = {**results_in(tmp_path, server.url), **changes}
         done = run("locust", "--headless", "--loglevel", "WARNING", settings=settings)
     assert done.returncode == code
     assert done.stdout == "" and done.stderr.count("\n") == 1 and says in done.stderr

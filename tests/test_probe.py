@@ -97,7 +97,7 @@ def test_ctrl_c_shows_what_had_come_by_then() -> None:
             text=True,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
-        assert server.received.wait(20)
+        assert server.wait_for_requests(1)
         process.send_signal(signal.SIGINT)
         said, complained = process.communicate(timeout=20)
         released.set()

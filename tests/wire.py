@@ -15,13 +15,18 @@ class WireServer:
 
     def __init__(self, scripts: tuple[Script, ...]) -> None:
         self.requests: list[bytes] = []
-        self.received = threading.Event()
+        self._arrived = threading.Condition()
         self.connections = 0
         self._scripts = scripts
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         self.url = f"http://127.0.0.1:{self.port}"
         threading.Thread(target=self._accept, daemon=True).start()
+
+    def wait_for_requests(self, number: int) -> bool:
+        """Whether so many requests came, in all, within 30 s."""
+        with self._arrived:
+            return self._arrived.wait_for(lambda: len(self.requests) >= number, 30)
 
     def close(self) -> None:
         # Closing alone does not end an `accept` that waits in another thread, nor the listening.
@@ -41,8 +46,9 @@ class WireServer:
     def _serve(self, connection: socket.socket) -> None:
         with connection:
             while request := _read_request(connection):
-                self.requests.append(request)
-                self.received.set()
+                with self._arrived:
+                    self.requests.append(request)
+                    self._arrived.notify_all()
                 script = self._scripts[min(len(self.requests), len(self._scripts)) - 1]
                 try:
                     script(connection, request)
