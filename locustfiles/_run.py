@@ -8,6 +8,7 @@ Whatever is wrong with a setting or a target ends in one line and an exit code (
 A call that fails later is an observation and changes no exit code.
 """
 
+import os
 import signal
 import sys
 import time
@@ -167,8 +168,8 @@ class Session:
         if found:
             return found
         say("no endpoint configured: starting the simulator (set AZURE_OPENAI_ENDPOINT to call a real one)")
-        data = Path(self.options.results) / "simulator" / time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        self._simulator = Simulator(data)
+        began = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+        self._simulator = Simulator(Path(self.options.results) / "simulator" / f"{began}-{os.getpid()}")
         return self._simulator.targets
 
     def _check(self) -> None:
@@ -204,7 +205,8 @@ class Session:
             "targets": [target.public() for target in self.targets],
         }
         if self._simulator is not None:
-            about["logs"] = [str(self._simulator.logs.resolve())]
+            # As seen from a run's folder, so that the results can be moved as a whole.
+            about["logs"] = [os.path.relpath(self._simulator.logs, Path(self.options.results) / "run")]
         return about
 
     def _plan(self) -> str:

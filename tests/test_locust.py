@@ -101,11 +101,11 @@ def test_every_call_in_the_journal_is_in_the_simulators_logs_and_the_other_way_r
     folder = only_run(tmp_path)
     (logs,) = json.loads((folder / "run.json").read_text())["logs"]
     journalled = [call.service_request_id for call in read_calls(folder).calls]
-    logged = logged_ids(Path(logs), "requestresponse")
+    logged = logged_ids(folder / logs, "requestresponse")
     assert len(journalled) > 20
     assert Counter(journalled) == Counter(logged)
     answered = [call.service_request_id for call in read_calls(folder).calls if call.status_code == 200]
-    assert Counter(answered) == Counter(logged_ids(Path(logs), "azureopenairequestusage"))
+    assert Counter(answered) == Counter(logged_ids(folder / logs, "azureopenairequestusage"))
 
 
 def test_every_request_a_server_received_is_one_line_of_the_journal(tmp_path: Path) -> None:
