@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import click
 
+from probe.advice import EXIT_DISK, EXIT_SETTINGS
+from probe.journal import JournalError, write_whole
+
 if TYPE_CHECKING:
     from analysis.runs import Run
 
-EXIT_SETTINGS = 2
-EXIT_DISK = 74
 REPORT = "report.html"
 
 
@@ -48,7 +49,10 @@ def report(run: Path | None, logs: tuple[Path, ...], output: str) -> None:
     except (RunError, LogsError) as error:
         _fail(str(error), EXIT_SETTINGS)
     path = found.folder / REPORT
-    _write_whole(path, html(findings))
+    try:
+        write_whole(path, html(findings))
+    except JournalError as error:
+        _fail(str(error), EXIT_DISK)
     if output == "json":
         click.echo(json.dumps(as_json(findings, _from_here(path)), indent=2))
     else:
@@ -73,17 +77,6 @@ def _from_here(path: Path) -> str:
     """Relative where that is below the current folder."""
     whole, here = path.resolve(), Path.cwd()
     return str(whole.relative_to(here) if whole.is_relative_to(here) else path)
-
-
-def _write_whole(path: Path, content: str) -> None:
-    """A reader sees the old report or the new one, never half of one."""
-    draft = path.with_suffix(f".{os.getpid()}.tmp")
-    try:
-        draft.write_text(content, encoding="utf-8")
-        draft.replace(path)
-    except OSError as error:
-        draft.unlink(missing_ok=True)
-        _fail(f"cannot write {path}: {error.strerror}", EXIT_DISK)
 
 
 def _fail(message: str, code: int) -> None:

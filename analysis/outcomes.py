@@ -42,11 +42,15 @@ def _table(calls: pd.DataFrame, keys: list[str], seconds: float) -> pd.DataFrame
 
 
 def over_time(calls: pd.DataFrame, bins: int = 60) -> pd.DataFrame:
-    """Calls ended in each stretch of the run by outcome: index its middle in seconds, a column an outcome."""
+    """Calls ended in each stretch of the run by outcome: index its middle in seconds, a column an outcome.
+
+    Stretches are equally long, at least a second, and there is one also where nothing ended. Needs a call or more.
+    """
     ended = calls["at"] + calls["duration"]
-    width = max(1.0, float(ended.max()) / bins) if len(calls) else 1.0
-    middle = (ended // width + 0.5) * width
-    return pd.crosstab(middle, calls["outcome"])
+    width = max(1.0, float(ended.max()) / bins)
+    number = (ended // width).astype(int)
+    table = pd.crosstab(number, calls["outcome"]).reindex(range(int(number.max()) + 1), fill_value=0)
+    return table.set_axis((table.index + 0.5) * width)
 
 
 def tokens_per_minute(calls: pd.DataFrame, seconds: float) -> dict[str, float]:

@@ -67,7 +67,7 @@ def label(text: object) -> str:
 def outcomes(calls: pd.DataFrame) -> str:
     """Calls ended a second, stacked by outcome."""
     table = over_time(calls)
-    width = float(table.index[1] - table.index[0]) if len(table) > 1 else 1.0
+    width = 2 * float(table.index[0])
     with rc_context(_RC):
         figure, axes = _canvas(2.8)
         bottom = pd.Series(0.0, index=table.index)
@@ -101,7 +101,7 @@ def distribution(calls: pd.DataFrame, column: str, by: Sequence[str], what: str)
         figure, axes = _canvas(3.0)
         groups = _busiest(calls.dropna(subset=[column]), by, axes)
         for number, (values, part) in enumerate(groups):
-            colour, style = COLOURS[number % len(COLOURS)], STYLES[number // 2 % len(STYLES)]
+            colour, style = COLOURS[number % len(COLOURS)], STYLES[number % len(STYLES)]
             name = " ".join(label(value) for value in values)
             _curve(axes, part[column].astype(float), colour, style, f"{name} (n = {len(part):,})")
         axes.set_xscale("log")
@@ -134,7 +134,7 @@ def refusals(calls: pd.DataFrame) -> str:
                 rasterized=many,
             )
         axes.set_xlim(0, max(1.0, float((calls["at"] + calls["duration"]).max())))
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, max(1.0, axes.get_ylim()[1]))
         axes.set_xlabel("seconds since the run began")
         axes.set_ylabel("Retry-After, seconds")
         _legend_beside(axes)
@@ -219,8 +219,8 @@ def _busiest(table: pd.DataFrame, by: Sequence[str], axes: Axes) -> Iterator[tup
 
 def _curve(axes: Axes, values: pd.Series, colour: str, style: str, name: str) -> None:
     shares = [number / _POINTS for number in range(_POINTS + 1)] if len(values) > _POINTS else None
-    ordered = values.quantile(shares) if shares else values.sort_values()
-    heights = shares or [(number + 1) / len(values) for number in range(len(values))]
+    ordered = list(values.quantile(shares)) if shares else [values.min(), *values.sort_values()]
+    heights = shares or [number / len(values) for number in range(len(values) + 1)]
     axes.step(ordered, heights, where="post", color=colour, linestyle=style, linewidth=1.5, label=name)
     for share, marker in ((0.5, "o"), (0.95, "s")):
         axes.plot(
@@ -248,7 +248,10 @@ def _canvas(height: float) -> tuple[Figure, Axes]:
 
 
 def _legend_beside(axes: Axes) -> None:
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), borderaxespad=0)
+    legend = axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), borderaxespad=0)
+    for handle in legend.legend_handles:
+        if handle is not None:
+            handle.set_alpha(1)
 
 
 def _svg(figure: Figure) -> str:

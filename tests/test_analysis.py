@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from analysis.cli import analysis
+from analysis.outcomes import over_time
 from analysis.report import analyse, as_json
 from analysis.runs import read_run
 from probe.journal import Journal, Run, end_run, start_run
@@ -206,6 +207,14 @@ def test_cut_off_and_foreign_lines_are_skipped_and_counted(tmp_path: Path) -> No
     found = report(folder)
     assert (found["counts"]["calls"], found["counts"]["skipped_lines"]) == (2, 7)
     assert "7 lines of the journal were no records and were skipped." in found["caveats"]
+
+
+def test_calls_over_time_are_counted_in_stretches_of_equal_length_whether_or_not_anything_ended(tmp_path: Path) -> None:
+    calls = [call(0), call(50), refused(50.2)]
+    table = over_time(read_run(write_run(tmp_path, calls)).calls)
+    assert list(table.index) == [n + 0.5 for n in range(52)]
+    assert table["ok"].to_dict() == {n + 0.5: int(n in (1, 51)) for n in range(52)}
+    assert table["throttled"].sum() == table["throttled"][50.5] == 1
 
 
 def test_headers_of_another_shape_do_not_stop_a_report(tmp_path: Path) -> None:
