@@ -140,13 +140,12 @@ class Client:
 def build_request(target: Target, prompt: Prompt, *, stream: bool, token: TokenProvider | None = None) -> bytes:
     """The bytes of one call, headers and body, as they go onto the wire."""
     body: dict[str, Any] = {
-        "model": target.deployment,
         "messages": prompt.messages,
         target.max_tokens_field: prompt.max_tokens,
         "stream": stream,
     }
-    if target.api_version != V1:
-        del body["model"]
+    if target.api_version == V1:
+        body["model"] = target.deployment
     if stream:
         # Without it a stream says nothing about tokens.
         body["stream_options"] = {"include_usage": True}

@@ -26,6 +26,8 @@ import msgspec
 from probe.record import SEMCONV_VERSION, ObservedCall, decode, encode
 
 RUN_FILE = "run.json"
+# Windows would turn each line end into two bytes.
+_BINARY = getattr(os, "O_BINARY", 0)
 _PACKAGES = ("aoai-headroom", "locust", "gevent", "httptools")
 
 
@@ -75,7 +77,7 @@ def start_run(results: Path, scenario: str, about: Mapping[str, Any], lead: floa
         "host": socket.gethostname(),
         **about,
     }
-    _write_whole(folder / RUN_FILE, described)
+    write_whole(folder / RUN_FILE, json.dumps(described, indent=2) + "\n")
     return run
 
 
@@ -84,7 +86,7 @@ def end_run(run: Run, how: str, calls: int | None = None) -> None:
     path = Path(run.folder) / RUN_FILE
     described = json.loads(path.read_text(encoding="utf-8"))
     described["ended"] = {"how": how, "unix_nano": time.time_ns()} | ({} if calls is None else {"calls": calls})
-    _write_whole(path, described)
+    write_whole(path, json.dumps(described, indent=2) + "\n")
 
 
 def _versions() -> dict[str, str]:
@@ -97,12 +99,12 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _write_whole(path: Path, content: Mapping[str, Any]) -> None:
-    """A reader sees the old file or the new one, never half of one."""
+def write_whole(path: Path, text: str) -> None:
+    """A reader sees the old file or the new one, never half of one. Raises `JournalError`."""
     draft = path.with_suffix(f".{os.getpid()}.tmp")
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-            file.write(json.dumps(content, indent=2) + "\n")
+            file.write(text)
         draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)
@@ -119,7 +121,7 @@ class Journal:
         self.path = Path(run.folder) / f"calls-{self._worker_id}.jsonl"
         self._broken: JournalError | None = None
         try:
-            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+            self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _BINARY, 0o600)
         except OSError as error:
             raise JournalError(f"cannot write {self.path}: {error.strerror}") from None
 

@@ -187,30 +187,25 @@ def no_deployment(request_id: str, region: str) -> Reply:
 
 def no_path(request_id: str) -> Reply:
     body = b'{"error":{"code":"404","message": "Resource not found"}}'
-    headers = [
-        ("content-length", str(len(body))),
-        ("content-type", _JSON),
-        ("date", formatdate(usegmt=True)),
-        _HSTS,
-        ("apim-request-id", request_id),
-        _NOSNIFF,
-    ]
-    return Reply(404, "Resource Not Found", headers, body)
+    return Reply(404, "Resource Not Found", _refusal_headers(body, request_id), body)
 
 
 def bad_request(request_id: str, region: str, message: str, param: str | None) -> Reply:
     error = {"message": message, "type": "invalid_request_error", "param": param, "code": None}
     body = dump({"error": error})
-    headers = [
+    headers = [*_refusal_headers(body, request_id), ("x-ms-region", region)]
+    return Reply(400, "Bad Request", headers, body)
+
+
+def _refusal_headers(body: bytes, request_id: str) -> list[Header]:
+    return [
         ("content-length", str(len(body))),
         ("content-type", _JSON),
         ("date", formatdate(usegmt=True)),
         _HSTS,
         ("apim-request-id", request_id),
         _NOSNIFF,
-        ("x-ms-region", region),
     ]
-    return Reply(400, "Bad Request", headers, body)
 
 
 class Completion(NamedTuple):
