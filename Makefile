@@ -7,7 +7,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 .PHONY: demo test check format lock clean
 
 demo: .venv/.run
-	@$(BIN)/locust --headless --run-time $(DEMO_TIME) --loglevel WARNING
+	@HEADROOM_SIMULATE=1 $(BIN)/locust --headless --run-time $(DEMO_TIME) --loglevel WARNING
 	@$(BIN)/analysis report
 
 test: check

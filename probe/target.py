@@ -108,8 +108,11 @@ def configured(environ: Mapping[str, str] = os.environ, folder: Path | None = No
     """The configured targets by name; none where nothing is configured, which means the simulator.
 
     `AZURE_OPENAI_ENDPOINT` wins over `targets.toml` (in `folder`, the current one by default); `HEADROOM_TARGETS_FILE`
-    names another file and wins over both. Raises `SettingsError`.
+    names another file and wins over both. `HEADROOM_SIMULATE=1` asks for the simulator whatever is configured. Raises
+    `SettingsError`.
     """
+    if environ.get("HEADROOM_SIMULATE", "0") not in ("", "0"):
+        return {}
     named_file = environ.get("HEADROOM_TARGETS_FILE")
     if named_file:
         return read_targets(Path(named_file), environ)

@@ -45,6 +45,11 @@ def test_a_deployments_name_cannot_change_the_path() -> None:
     assert path.startswith("/openai/deployments/a%20b%2F..%2Fc%3Fd/chat/completions?api-version=")
 
 
+def test_the_simulator_can_be_asked_for_whatever_is_configured() -> None:
+    assert configured({**ENVIRONMENT, "HEADROOM_SIMULATE": "1"}) == {}
+    assert configured({**ENVIRONMENT, "HEADROOM_SIMULATE": "0"}) != {}
+
+
 def test_nothing_configured_means_no_targets() -> None:
     assert configured({}, Path("/nonexistent")) == {}
 

@@ -1,6 +1,7 @@
 """A server that does exactly what a test tells it to, byte by byte, over real sockets."""
 
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,14 +14,15 @@ Script = Callable[[socket.socket, bytes], None]
 class WireServer:
     """Each request is answered by the next script, the last one over and over; `requests` holds what was received."""
 
-    def __init__(self, scripts: tuple[Script, ...]) -> None:
+    def __init__(self, scripts: tuple[Script, ...], tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[bytes] = []
         self._arrived = threading.Condition()
         self.connections = 0
         self._scripts = scripts
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self._tls = tls
         threading.Thread(target=self._accept, daemon=True).start()
 
     def wait_for_requests(self, number: int) -> bool:
@@ -44,6 +46,11 @@ class WireServer:
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
+        try:
+            connection = self._tls.wrap_socket(connection, server_side=True) if self._tls else connection
+        except OSError:
+            # The client did not trust us.
+            return
         with connection:
             while request := _read_request(connection):
                 with self._arrived:
@@ -77,8 +84,8 @@ def _length(data: bytes) -> int:
 
 
 @contextmanager
-def serving(*scripts: Script) -> Iterator[WireServer]:
-    server = WireServer(scripts)
+def serving(*scripts: Script, tls: ssl.SSLContext | None = None) -> Iterator[WireServer]:
+    server = WireServer(scripts, tls)
     try:
         yield server
     finally:

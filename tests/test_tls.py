@@ -1,0 +1,75 @@
+"""TLS as users meet it: certificates that are trusted, and those that must not be."""
+
+import ssl
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+import trustme
+
+from probe.journal import read_calls
+from probe.record import ObservedCall, decode
+from tests.commands import run, settings_of
+from tests.test_locust import only_run, openai_shaped
+from tests.wire import WireServer, answers, serving
+
+
+class Authority(NamedTuple):
+    """A certificate authority nobody knows, its certificate's file, and a server's side for a name it vouches for."""
+
+    file: Path
+    authority: trustme.CA
+
+    def server(self, name: str) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.authority.issue_cert(name).configure_cert(context)
+        return context
+
+
+@pytest.fixture(scope="module")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    made = trustme.CA()
+    file = tmp_path_factory.mktemp("authority") / "ca.pem"
+    made.cert_pem.write_to_path(file)
+    return Authority(file, made)
+
+
+def look(server: WireServer, **settings: str) -> tuple[int, str, ObservedCall]:
+    done = run("probe", "-o", "json", settings=settings_of(server.url, **settings))
+    return done.returncode, done.stderr, decode(done.stdout.splitlines()[0])
+
+
+def test_a_companys_own_authority_is_trusted_when_its_file_is_named(authority: Authority) -> None:
+    with serving(answers(openai_shaped()), tls=authority.server("127.0.0.1")) as server:
+        code, _, call = look(server, SSL_CERT_FILE=str(authority.file))
+    assert (code, call.outcome) == (0, "ok")
+    assert call.tls is not None and call.connect is not None and call.tls > 0
+
+
+def test_an_unknown_authority_is_refused_and_nothing_is_sent(authority: Authority) -> None:
+    with serving(answers(openai_shaped()), tls=authority.server("127.0.0.1")) as server:
+        code, said, call = look(server)
+        assert server.requests == []
+    assert (code, call.outcome, call.status_code) == (3, "tls", None)
+    assert "certificate" in said and "SSL_CERT_FILE" in said
+
+
+def test_a_certificate_for_another_name_is_refused(authority: Authority) -> None:
+    with serving(answers(openai_shaped()), tls=authority.server("elsewhere.example")) as server:
+        code, said, call = look(server, SSL_CERT_FILE=str(authority.file))
+        assert server.requests == []
+    assert (code, call.outcome) == (3, "tls")
+    assert "not valid for" in said
+
+
+def test_a_run_goes_over_tls_with_connections_that_are_used_again(tmp_path: Path, authority: Authority) -> None:
+    with serving(answers(openai_shaped()), tls=authority.server("127.0.0.1")) as server:
+        settings = settings_of(server.url, SSL_CERT_FILE=str(authority.file), HEADROOM_RESULTS=str(tmp_path))
+        done = run("locust", "--headless", "--run-time", "2s", "--users", "3", settings=settings)
+        connections = server.connections
+    assert done.returncode == 0, done.stderr
+    calls = read_calls(only_run(tmp_path)).calls
+    assert {call.outcome for call in calls} == {"ok"}
+    # One of the check before the run, and one of each user.
+    assert connections == 4 < len(calls)
+    assert [call.tls is not None for call in calls].count(True) == 4
