@@ -21,7 +21,15 @@ from locust import events
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.exception import StopUser
-from locust.runners import STATE_CLEANUP, STATE_STOPPED, MasterRunner, WorkerRunner
+from locust.rpc import Message
+from locust.runners import (
+    STATE_CLEANUP,
+    STATE_RUNNING,
+    STATE_SPAWNING,
+    STATE_STOPPED,
+    MasterRunner,
+    WorkerRunner,
+)
 from locust.stats import StatsEntry
 
 from locustfiles._arrivals import Share, read_trace
@@ -69,12 +77,15 @@ class Session:
     def open(self, environment: Environment) -> None:
         """Reads the settings and checks the targets; anything wrong ends the process here."""
         self.environment = environment
+        # Locust calls these in reverse order, and its master's own, which ends the run, is there by now.
+        environment.events.quitting.add_listener(lambda **_: self.quitting())
+        self._take_ctrl_c()
         runner = environment.runner
         if runner is None or isinstance(runner, WorkerRunner):
             return
         runner.register_message(_ARRIVALS_ENDED, self._arrivals_ended)
-        # Ctrl-C is no error of a greenlet's to be printed; Locust acts on it.
-        gevent.get_hub().NOT_ERROR += (KeyboardInterrupt,)
+        if isinstance(runner, MasterRunner):
+            quit_after_workers(runner)
         try:
             self.options = read_options(environment.parsed_options)
             if self.options.trace is not None:
@@ -91,6 +102,7 @@ class Session:
         if isinstance(self.environment.runner, WorkerRunner):
             self._join()
             return
+        self._how = "completed"
         lead = 0.0 if self.options.arrivals == "closed" else LEAD_SECONDS
         try:
             run = start_run(Path(self.options.results), self.scenario, self._about(), lead)
@@ -101,7 +113,6 @@ class Session:
             self.fail(error)
             return
         self._checks = []
-        self._how = "completed"
         self._workers_done.clear()
         simulated = None if self._simulator is None else self._simulator.public()
         told: Any = self.environment.parsed_options
@@ -126,15 +137,37 @@ class Session:
     def quitting(self) -> None:
         """Fired before the last calls have ended when Locust was told to quit, after them when it came to its end."""
         runner = self.environment.runner
-        if self.load is None or runner is None or runner.state in (STATE_CLEANUP, STATE_STOPPED):
+        if self.load is None or runner is None or runner.state == STATE_STOPPED:
             return
         # Locust runs the handler of SIGTERM in a greenlet of its own, and Ctrl-C in the main one.
         interrupted = gevent.getcurrent().parent is None
         self.environment.process_exit_code = EXIT_INTERRUPTED if interrupted else EXIT_TERMINATED
         self._how = "interrupted"
-        gevent.signal_handler(signal.SIGINT, self._stop_now)
-        if not isinstance(runner, WorkerRunner):
+        if runner.state == STATE_CLEANUP:
+            # The open calls were being waited for already.
+            self._stop_now()
+        elif not isinstance(runner, WorkerRunner):
             say(f"stopping; open calls have {self.environment.stop_timeout:g} s to end; Ctrl-C again stops them now")
+
+    def _take_ctrl_c(self) -> None:
+        """By default Ctrl-C is raised in whichever greenlet runs, which would end the call that it is in the middle of.
+
+        A shell that starts us in the background has it ignored, and so it stays.
+        """
+        if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            gevent.signal_handler(signal.SIGINT, self._on_ctrl_c)
+            # Then it is no greenlet's error to be printed: it goes on to the main one, where Locust acts on it.
+            gevent.get_hub().NOT_ERROR += (KeyboardInterrupt,)
+
+    def _on_ctrl_c(self) -> None:
+        options: Any = self.environment.parsed_options
+        if self._how == "interrupted":
+            self._stop_now()
+        elif isinstance(self.environment.runner, WorkerRunner) and options.processes:
+            # The terminal sends Ctrl-C to us and to our master, who will tell us to quit.
+            self._how = "interrupted"
+        else:
+            raise KeyboardInterrupt
 
     def _stop_now(self) -> None:
         """The open calls end here and now, each on record as cancelled."""
@@ -147,10 +180,10 @@ class Session:
             self._simulator.stop()
             self._simulator = None
 
-    def fail(self, error: JournalError) -> None:
-        """The journal cannot be written: says so once, and stops the traffic."""
-        if self.environment.process_exit_code != EXIT_DISK:
-            self.environment.process_exit_code = EXIT_DISK
+    def fail(self, error: JournalError | SettingsError) -> None:
+        """The run cannot go on, above all where the journal cannot be written: says so once, and stops the traffic."""
+        if self._how != "failed":
+            self.environment.process_exit_code = EXIT_DISK if isinstance(error, JournalError) else EXIT_SETTINGS
             self._how = "failed"
             say(f"{error}; the run stops")
             runner = self.environment.runner
@@ -234,11 +267,12 @@ class Session:
         simulated = told["simulated"]
         found = configured() if simulated is None else simulated_targets(simulated)
         share = Share(max(0, getattr(self.environment.runner, "worker_index", 0)), max(1, parsed.expect_workers))
+        self._how = "completed"
         try:
             run = msgspec.convert(told["run"], Run)
             self.load = Load(run, self.options, choose(found, self.options.targets), share)
         except (SettingsError, JournalError) as error:
-            self.fail(JournalError(str(error)))
+            self.fail(error)
 
     def _arrivals_ended(self, environment: Environment, msg: Any, **_: Any) -> None:
         self._workers_done.add(str(msg.data))
@@ -248,6 +282,24 @@ class Session:
             return
         options: Any = environment.parsed_options
         gevent.spawn(runner.quit if options.headless else runner.stop)
+
+
+def quit_after_workers(master: MasterRunner) -> None:
+    """Locust's master tells its workers to quit and goes, with their last calls open. This one waits for them."""
+    leave = master.quit
+
+    def quit_together() -> None:
+        patience = time.monotonic() + master.environment.stop_timeout + _WORKERS_CONNECT_SECONDS
+        if master.state in (STATE_SPAWNING, STATE_RUNNING):
+            # Or it would give the users of the first worker that has ended to the others.
+            master._users_dispatcher = None
+            for worker in master.clients.all:
+                master.server.send_to_client(Message("quit", None, worker.id))
+            while master.clients.all and time.monotonic() < patience:
+                gevent.sleep(0.05)
+        leave()
+
+    master.quit = quit_together  # type: ignore[method-assign]
 
 
 def say(message: str) -> None:
@@ -276,7 +328,6 @@ def listen(scenario: str) -> None:
     events.init.add_listener(lambda environment, **_: session.open(environment))
     events.test_start.add_listener(lambda **_: session.begin())
     events.test_stop.add_listener(lambda **_: session.end())
-    events.quitting.add_listener(lambda **_: session.quitting())
     events.quit.add_listener(lambda **_: session.close())
 
 

@@ -1,6 +1,7 @@
 """The `locust` command as a user runs it: what it sends, what it keeps, what it says."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -64,6 +65,7 @@ def start(*command: str, settings: dict[str, str]) -> subprocess.Popen[str]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        start_new_session=True,
         # A shell that runs the tests in the background has Ctrl-C ignored, and children inherit that.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
@@ -184,7 +186,10 @@ def test_every_row_of_a_trace_is_sent_once_at_its_time_and_the_run_ends_with_the
 
 
 @pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
-def test_an_interrupted_run_lets_its_open_calls_end_and_keeps_them(tmp_path: Path, by: int, code: int) -> None:
+@pytest.mark.parametrize("processes", [(), ("--processes", "2")], ids=["alone", "two workers"])
+def test_an_interrupted_run_lets_its_open_calls_end_and_keeps_them(
+    tmp_path: Path, by: int, code: int, processes: tuple[str, ...]
+) -> None:
     released = threading.Event()
 
     def hold(connection: socket.socket, request: bytes) -> None:
@@ -193,10 +198,14 @@ def test_an_interrupted_run_lets_its_open_calls_end_and_keeps_them(tmp_path: Pat
         answers(openai_shaped())(connection, request)
 
     with serving(hold) as server:
-        process = start("locust", "--headless", "--users", "3", settings=results_in(tmp_path, server.url))
+        process = start("locust", "--headless", "--users", "3", *processes, settings=results_in(tmp_path, server.url))
         assert process.stderr is not None
         assert server.wait_for_requests(4)
-        process.send_signal(by)
+        if by == signal.SIGINT:
+            # As a terminal does: to all of them.
+            os.killpg(process.pid, by)
+        else:
+            process.send_signal(by)
         said = next(line for line in process.stderr if "open calls have" in line)
         released.set()
         said += process.communicate(timeout=30)[1]
