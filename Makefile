@@ -39,10 +39,10 @@ format: .venv/.test
 	@$(PIP) install --quiet --no-deps --no-build-isolation --editable .
 	@touch .venv/.run $@
 
-# Needs uv. The locks name no index, so that they serve behind any mirror.
-LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
-	--generate-hashes --no-emit-index-url --no-annotate --no-header
-lock:
+# Index addresses stay out of the locks, so that they serve behind any mirror.
+LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-annotate --no-header
+lock: .venv/.test
 	$(LOCK) --group build -o requirements.lock
 	$(LOCK) --group test -c requirements.lock -o requirements-test.lock
 
