@@ -62,6 +62,8 @@ def _mend(call: ObservedCall, target: Target) -> str:
         return _mend_auth(target)
     if outcome == "not_found":
         return _mend_not_found(call, target)
+    if outcome == "connect" and call.connect is not None:
+        return f"something at {target.endpoint} took the connection and hung up; is that the right port and scheme?"
     if outcome == "bad_request" and "max_tokens" in (call.error_message or ""):
         return "this model takes max_completion_tokens: set HEADROOM_MAX_TOKENS_FIELD=max_completion_tokens"
     return {

@@ -12,6 +12,7 @@ written anywhere: not into a run's folder, a message or a `repr`.
 
 import ipaddress
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,6 +23,7 @@ import msgspec
 
 DEFAULT_FILE = "targets.toml"
 V1 = "v1"
+_HEADER_NAME = re.compile(r"[A-Za-z0-9_-]+")
 
 
 class SettingsError(ValueError):
@@ -47,6 +49,9 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError(f"target {self.name}: deployment {self.deployment!r} is no name")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
             raise SettingsError(f"target {self.name}: the API key is empty or has characters no key has")
+
+        if not _HEADER_NAME.fullmatch(self.key_header):
+            raise SettingsError(f"target {self.name}: {self.key_header!r} is no header's name")
 
     def __repr__(self) -> str:
         return f"Target({self.name!r}, {self.endpoint!r}, {self.deployment!r}, {self.api_version!r}, {self.gateway!r})"

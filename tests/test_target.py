@@ -71,6 +71,7 @@ def test_nothing_configured_means_no_targets() -> None:
         ({"AZURE_OPENAI_ENDPOINT": ""}, "AZURE_OPENAI_ENDPOINT is not"),
         ({"OPENAI_API_VERSION": "2024/10"}, "OPENAI_API_VERSION"),
         ({"HEADROOM_GATEWAY": "proxy"}, "gateway"),
+        ({"HEADROOM_KEY_HEADER": "api-key: x\r\nHost"}, "is no header's name"),
         ({"HEADROOM_AUTH": "password"}, "HEADROOM_AUTH"),
         ({"HEADROOM_TARGETS_FILE": "/nonexistent/targets.toml"}, "/nonexistent/targets.toml"),
     ],
