@@ -11,8 +11,10 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import count
 from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -56,19 +58,35 @@ def ended(results: Path) -> dict[str, object]:
     return dict(json.loads((only_run(results) / "run.json").read_text())["ended"])
 
 
-def start(*command: str, settings: dict[str, str]) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [str(BIN / command[0]), *command[1:]],
-        env=environment(settings),
-        cwd=ROOT,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # A shell that runs the tests in the background has Ctrl-C ignored, and children inherit that.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
+class Start(Protocol):
+    def __call__(self, *command: str, settings: dict[str, str]) -> subprocess.Popen[str]: ...
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    """Starts a command in a process group of its own, which is gone when the test is over."""
+    started = []
+
+    def start_one(*command: str, settings: dict[str, str]) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [str(BIN / command[0]), *command[1:]],
+            env=environment(settings),
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            # A shell that runs the tests in the background has Ctrl-C ignored, and children inherit that.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )
+        started.append(process)
+        return process
+
+    yield start_one
+    for process in started:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def results_in(folder: Path, endpoint: str, **changes: str) -> dict[str, str]:
@@ -188,7 +206,7 @@ def test_every_row_of_a_trace_is_sent_once_at_its_time_and_the_run_ends_with_the
 @pytest.mark.parametrize(("by", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"])
 @pytest.mark.parametrize("processes", [(), ("--processes", "2")], ids=["alone", "two workers"])
 def test_an_interrupted_run_lets_its_open_calls_end_and_keeps_them(
-    tmp_path: Path, by: int, code: int, processes: tuple[str, ...]
+    tmp_path: Path, start: Start, by: int, code: int, processes: tuple[str, ...]
 ) -> None:
     released = threading.Event()
 
@@ -217,7 +235,7 @@ def test_an_interrupted_run_lets_its_open_calls_end_and_keeps_them(
     assert ended(tmp_path)["how"] == "interrupted"
 
 
-def test_a_second_ctrl_c_ends_the_open_calls_at_once_and_keeps_them(tmp_path: Path) -> None:
+def test_a_second_ctrl_c_ends_the_open_calls_at_once_and_keeps_them(tmp_path: Path, start: Start) -> None:
     released = threading.Event()
     with serving(sends(reply(WHOLE)), sends_then_waits(released)) as server:
         process = start("locust", "--headless", "--users", "3", settings=results_in(tmp_path, server.url))
@@ -247,7 +265,9 @@ def test_calls_that_outlast_the_stop_timeout_are_on_record_as_cancelled(tmp_path
     assert Counter(call.outcome for call in calls) == {"ok": 1, "cancelled_user": 3}
 
 
-def test_runs_are_started_and_stopped_in_locusts_web_ui_and_each_has_a_folder_of_its_own(tmp_path: Path) -> None:
+def test_runs_are_started_and_stopped_in_locusts_web_ui_and_each_has_a_folder_of_its_own(
+    tmp_path: Path, start: Start
+) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     page = f"http://127.0.0.1:{port}"
