@@ -52,7 +52,7 @@ def _what(call: ObservedCall) -> str:
 def _one_line(message: str) -> str:
     """A server's words, without what could act on a terminal."""
     visible = "".join(c if c.isprintable() else " " for c in message)
-    short = " ".join(visible.split())
+    short = " ".join(visible.split()).rstrip(".")
     return short if len(short) <= 200 else short[:197] + "..."
 
 
