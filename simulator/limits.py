@@ -10,11 +10,28 @@ Decided.  A request that finds either bucket short is refused and debits nothing
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 PERIOD = 60.0
 
 Refused = Literal["requests", "tokens"]
+
+
+class Level(NamedTuple):
+    """One limit as it stands. `period` and `reset` (the time until it is untouched again) are seconds."""
+
+    limit: float
+    remaining: float
+    period: float
+    reset: float
+
+
+class Standing(NamedTuple):
+    """What a limiter says of itself: `utilization` (1 is full) where provisioned, else both levels."""
+
+    requests: Level | None = None
+    tokens: Level | None = None
+    utilization: float | None = None
 
 
 class Bucket:
