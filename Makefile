@@ -4,7 +4,7 @@ BIN := .venv/bin
 DEMO_TIME ?= 30s
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check format lock clean
+.PHONY: demo test check format bench lock clean
 
 demo: .venv/.run
 	@HEADROOM_SIMULATE=1 $(BIN)/locust --headless --run-time $(DEMO_TIME) --loglevel WARNING
@@ -21,6 +21,10 @@ check: .venv/.test
 format: .venv/.test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# Needs an idle machine: it measures.
+bench: .venv/.test
+	@$(BIN)/python -m bench.simulator
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -4,90 +4,62 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from aiohttp import web
-
-from simulator.latency import Drawn
-from simulator.wire import Reply, new_id
-
-
-def _mono() -> int:
-    return time.monotonic_ns()
+from simulator.service.latency import Drawn
+from simulator.wire import new_id
 
 
 @dataclass
 class Call:
-    """Times are nanoseconds of the monotonic clock but for `arrived_wall`; `charged` is the limiter's debit."""
+    """Times are nanoseconds of the monotonic clock but for `arrived_wall`; `charged` is what its limiter took.
+
+    `outcome` is `cut` for a call whose client went away before the end.
+    """
 
     resource: str
     method: str
     path: str
     request_id: str = field(default_factory=new_id)
     arrived_wall: int = field(default_factory=time.time_ns)
-    arrived: int = field(default_factory=_mono)
+    arrived: int = field(default_factory=time.monotonic_ns)
     request_bytes: int = 0
     response_bytes: int = 0
     deployment: str | None = None
     api: str | None = None
+    operation: str | None = None
     stream: bool | None = None
+    principal: str | None = None
     status: int | None = None
     headers_at: int | None = None
     first_content_at: int | None = None
     last_at: int | None = None
     prompt_tokens: int | None = None
+    cached_tokens: int | None = None
     completion_tokens: int | None = None
-    charged: int | None = None
+    charged: float | None = None
+    utilization: float | None = None
+    spilled_from: str | None = None
+    # What was thrown at it; `drawn_faults` may come to nothing.
+    faults: list[str] = field(default_factory=list)
+    drawn_faults: list[str] = field(default_factory=list)
+    # What a gateway did: the back ends it called, in turn, and what came of each.
+    backends: list[str] = field(default_factory=list)
     drawn: Drawn | None = None
     outcome: str = "cut"
 
+    def changed_by(self, faults: list[str]) -> None:
+        self.faults += faults
+
     def ended_wall(self) -> int:
-        return self.arrived_wall + (self.last_at or _mono()) - self.arrived
+        return self.arrived_wall + (self.last_at or time.monotonic_ns()) - self.arrived
 
     def ledger(self) -> dict[str, Any]:
-        """Its line: what is not known is left off."""
-        known = {name: value for name, value in vars(self).items() if value is not None and name != "drawn"}
+        """Its line: what is not known is left off. `due_us` is when each token was due, in
+        microseconds after the arrival; of a reply in one piece only the last."""
+        known = {name: value for name, value in vars(self).items() if value is not None and value != []}
+        known.pop("drawn_faults", None)
         if self.drawn is not None:
-            known["drawn"] = {
-                "first_token": self.drawn.first_token,
-                "between_tokens": self.drawn.between_tokens,
-            }
+            drawn = self.drawn
+            known["drawn"] = {"prompt_filter": drawn.prompt_filter, "queue": drawn.queue, "engine": drawn.engine}
+            due = drawn.due if self.stream else drawn.due[-1:]
+            known["drawn"]["due_us"] = [int(at * 1e6) for at in due]
         return known
-
-
-HEADERS = web.ResponseKey("headers", list)
-
-
-async def only_our_headers(_: web.Request, response: web.StreamResponse) -> None:
-    """Just before a reply's head is sent: takes out what the server would add, and sets ours in their order."""
-    if HEADERS in response:
-        response.headers.clear()
-        for name, value in response[HEADERS]:
-            response.headers.add(name, value)
-
-
-async def begin(
-    request: web.Request, call: Call, status: int, reason: str | None, headers: list[tuple[str, str]]
-) -> web.StreamResponse:
-    """Sends the head of a reply, with these headers and no others."""
-    response = web.StreamResponse(status=status, reason=reason)
-    length = next((int(value) for name, value in headers if name.lower() == "content-length"), None)
-    if length is None:
-        response.enable_chunked_encoding()
-    else:
-        response.content_length = length
-    response[HEADERS] = headers
-    await response.prepare(request)
-    call.status, call.headers_at = status, _mono()
-    return response
-
-
-async def write(response: web.StreamResponse, call: Call, data: bytes) -> None:
-    await response.write(data)
-    call.response_bytes += len(data)
-    call.last_at = _mono()
-
-
-async def send(request: web.Request, call: Call, reply: Reply) -> web.StreamResponse:
-    response = await begin(request, call, reply.status, reply.reason, reply.headers)
-    await write(response, call, reply.body)
-    await response.write_eof()
-    return response

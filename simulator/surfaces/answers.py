@@ -21,7 +21,8 @@ class ToolCall(NamedTuple):
 class Answer(NamedTuple):
     """`created` is in Unix seconds. `pieces` are the visible text, a token each; empty where tools are called.
 
-    `cached_tokens` are among the prompt's, `reasoning_tokens` come before and besides the visible ones.
+    `cached_tokens` are among the prompt's, `reasoning_tokens` come before and besides the visible ones, `unseen_tokens`
+    are billed and never sent.
     """
 
     created: int
@@ -32,14 +33,19 @@ class Answer(NamedTuple):
     cached_tokens: int = 0
     reasoning_tokens: int = 0
     tool_calls: Sequence[ToolCall] = ()
+    unseen_tokens: int = 0
 
     @property
     def visible_tokens(self) -> int:
         return len(self.pieces) + sum(len(call.arguments) for call in self.tool_calls)
 
     @property
-    def completion_tokens(self) -> int:
+    def sent_tokens(self) -> int:
         return self.reasoning_tokens + self.visible_tokens
+
+    @property
+    def completion_tokens(self) -> int:
+        return self.sent_tokens + self.unseen_tokens
 
 
 class Event(NamedTuple):

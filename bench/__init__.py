@@ -1,0 +1,1 @@
+"""Performance, as ratios against a named peer in the same run: `make bench`."""

@@ -1,0 +1,1 @@
+"""What stands around both: identities, certificates, diagnostic logs and the queries on them."""

@@ -1,0 +1,1 @@
+"""API Management: its keys, its pool and its policies."""

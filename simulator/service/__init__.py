@@ -1,0 +1,1 @@
+"""Azure OpenAI: its resources, their deployments, and what those admit, take and answer."""
