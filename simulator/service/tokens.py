@@ -125,34 +125,45 @@ def _described(tools: Iterable[Mapping[str, Any]]) -> str:
 
 def _declaration(function: Mapping[str, Any]) -> str:
     about = "".join(f"// {line}\n" for line in str(function.get("description") or "").splitlines() if line)
-    parameters = function.get("parameters") or {}
-    taken = f"_: {_type(parameters)}" if parameters.get("properties") else ""
+    parameters = function.get("parameters")
+    taken = f"_: {_type(parameters)}" if _properties(parameters) else ""
     return f"{about}type {function.get('name', '')} = ({taken}) => any;"
 
 
-def _type(schema: Mapping[str, Any]) -> str:
-    if "enum" in schema:
+def _properties(schema: object) -> Mapping[str, Any]:
+    """Empty for what has none, and for what is no schema at all."""
+    found = schema.get("properties") if isinstance(schema, Mapping) else None
+    return found if isinstance(found, Mapping) else {}
+
+
+def _type(schema: object) -> str:
+    if not isinstance(schema, Mapping):
+        return "any"
+    if isinstance(schema.get("enum"), list):
         return " | ".join(json.dumps(value) for value in schema["enum"])
     kind = schema.get("type")
     if kind == "array":
-        return f"{_type(schema.get('items') or {})}[]"
-    if kind == "object" and schema.get("properties"):
+        return f"{_type(schema.get('items'))}[]"
+    if kind == "object" and _properties(schema):
         return _object(schema)
-    return {"integer": "number", None: "any"}.get(kind, str(kind))
+    return {"integer": "number", "None": "any"}.get(str(kind), str(kind))
 
 
 def _object(schema: Mapping[str, Any]) -> str:
     """On one line, unless a property has something said about it."""
-    properties, required = schema["properties"], schema.get("required") or ()
+    listed = schema.get("required")
+    required = listed if isinstance(listed, list) else []
     parts = [
         (_remarks(about), f"{name}{'' if name in required else '?'}: {_type(about)}")
-        for name, about in properties.items()
+        for name, about in _properties(schema).items()
     ]
     if not any(remarks for remarks, _ in parts):
         return "{ " + ", ".join(part for _, part in parts) + " }"
     return "{\n" + "".join(f"{remarks}{part},\n" for remarks, part in parts) + "}"
 
 
-def _remarks(schema: Mapping[str, Any]) -> str:
+def _remarks(schema: object) -> str:
+    if not isinstance(schema, Mapping):
+        return ""
     said = [str(schema[key]) for key in ("title", "description") if schema.get(key)]
     return "".join(f"// {line}\n" for text in said for line in text.splitlines() if line)

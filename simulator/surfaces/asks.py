@@ -11,6 +11,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+# Of an answer; no model says more.
+MOST_TOKENS = 128_000
+
 
 class InvalidRequestError(ValueError):
     """A 400 in the making: its message, the parameter that is wrong and the service's word for the mistake."""
@@ -61,7 +64,7 @@ def flag(fields: Mapping[str, Any], name: str) -> bool:
     return value is True
 
 
-def integer(fields: Mapping[str, Any], name: str, least: int) -> int | None:
+def integer(fields: Mapping[str, Any], name: str, least: int, most: int = MOST_TOKENS) -> int | None:
     value = fields.get(name)
     if value is None:
         return None
@@ -72,6 +75,9 @@ def integer(fields: Mapping[str, Any], name: str, least: int) -> int | None:
             f"Invalid '{name}': integer below minimum value. Expected a value >= {least}, but got {value} instead."
         )
         raise InvalidRequestError(message, name, "integer_below_min_value")
+    if value > most:
+        message = f"Invalid '{name}': integer above maximum value. Expected a value <= {most}, but got {value} instead."
+        raise InvalidRequestError(message, name, "integer_above_max_value")
     return value
 
 

@@ -75,28 +75,56 @@ class Ask(NamedTuple):
     max_tokens: int | None
     stream: bool
     include_usage: bool
+    tools: list[dict[str, Any]]
     calls: Mapping[str, Any] | None
     json_object: bool
 
 
 def read(fields: Mapping[str, Any]) -> Ask:
-    messages = fields.get("messages")
-    if not isinstance(messages, list) or not messages or not all(isinstance(one, dict) for one in messages):
-        raise asks.missing("messages")
+    messages = _messages(fields)
     options = asks.mapping(fields, "stream_options")
     stream = asks.flag(fields, "stream")
     if options and not stream:
         message = "The 'stream_options' parameter is only allowed when 'stream' is enabled."
         raise asks.InvalidRequestError(message, "stream_options")
-    response_format = asks.mapping(fields, "response_format")
+    tools = _tools(fields)
     return Ask(
         messages=messages,
         max_tokens=_max_tokens(fields),
         stream=stream,
         include_usage=asks.flag(options, "include_usage"),
-        calls=_tool_to_call(fields, messages),
-        json_object=response_format.get("type") in ("json_object", "json_schema"),
+        tools=tools,
+        calls=_tool_to_call(fields.get("tool_choice") or "auto", tools, messages),
+        json_object=asks.mapping(fields, "response_format").get("type") in ("json_object", "json_schema"),
     )
+
+
+def _messages(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    messages = asks.sequence(fields, "messages")
+    if not messages:
+        raise asks.missing("messages")
+    for number, message in enumerate(messages):
+        if not isinstance(message, dict):
+            raise asks.wrong_type(f"messages[{number}]", "an object", message)
+        content = message.get("content")
+        if not isinstance(content, str | list | None):
+            raise asks.wrong_type(f"messages[{number}].content", "one of a string or array of objects", content)
+        for call in asks.sequence(message, "tool_calls"):
+            if not isinstance(call, dict) or not isinstance(call.get("function"), dict):
+                raise asks.missing(f"messages[{number}].tool_calls[0].function")
+    return messages
+
+
+def _tools(fields: Mapping[str, Any]) -> list[dict[str, Any]]:
+    tools = asks.sequence(fields, "tools")
+    for number, tool in enumerate(tools):
+        if not isinstance(tool, dict):
+            raise asks.wrong_type(f"tools[{number}]", "an object", tool)
+        function = asks.mapping(tool, "function")
+        if not function.get("name") or not isinstance(function["name"], str):
+            raise asks.missing(f"tools[{number}].function.name")
+        asks.mapping(function, "parameters")
+    return tools
 
 
 def _max_tokens(fields: Mapping[str, Any]) -> int | None:
@@ -104,16 +132,17 @@ def _max_tokens(fields: Mapping[str, Any]) -> int | None:
     return min((value for value in given if value is not None), default=None)
 
 
-def _tool_to_call(fields: Mapping[str, Any], messages: list[dict[str, Any]]) -> Mapping[str, Any] | None:
+def _tool_to_call(
+    choice: object, tools: list[dict[str, Any]], messages: list[dict[str, Any]]
+) -> Mapping[str, Any] | None:
     """The function named, or else the first one, unless the tools have answered already."""
-    tools = [tool["function"] for tool in fields.get("tools") or () if isinstance(tool, dict) and "function" in tool]
-    choice = fields.get("tool_choice", "auto")
-    if not tools or choice == "none" or (choice == "auto" and messages[-1].get("role") == "tool"):
+    functions = [tool["function"] for tool in tools]
+    if choice == "none" or (choice == "auto" and messages[-1].get("role") == "tool"):
         return None
-    if isinstance(choice, dict):
-        wanted = (choice.get("function") or {}).get("name")
-        return next((tool for tool in tools if tool.get("name") == wanted), None)
-    return tools[0] if isinstance(tools[0], dict) else None
+    if not isinstance(choice, dict):
+        return functions[0] if functions else None
+    wanted = asks.mapping(choice, "function").get("name")
+    return next((function for function in functions if function["name"] == wanted), None)
 
 
 def usage(answer: Answer) -> dict[str, Any]:

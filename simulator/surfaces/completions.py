@@ -24,6 +24,7 @@ from simulator.surfaces import asks
 from simulator.surfaces.answers import PROMPT_FILTERED, Answer, Event
 
 _DEFAULT_MAX_TOKENS = 16
+_MOST_CHOICES = 128
 # What a prompt is that nobody gave.
 _END_OF_TEXT = "<|endoftext|>"
 _SAFE = {"filtered": False, "severity": "safe"}
@@ -58,7 +59,7 @@ def read(fields: Mapping[str, Any]) -> Ask:
     return Ask(
         model=asks.string(fields, "model"),
         prompts=_prompts(fields.get("prompt")),
-        n=asks.integer(fields, "n", 1) or 1,
+        n=asks.integer(fields, "n", 1, _MOST_CHOICES) or 1,
         max_tokens=_DEFAULT_MAX_TOKENS if max_tokens is None else max_tokens,
         stream=asks.flag(fields, "stream"),
         include_usage=asks.flag(asks.mapping(fields, "stream_options"), "include_usage"),

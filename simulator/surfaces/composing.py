@@ -93,13 +93,16 @@ def answer_call(
     )
 
 
-def _fitting(schema: Mapping[str, Any]) -> Any:
-    """A value that the schema allows."""
-    if "enum" in schema:
+def _fitting(schema: object) -> Any:
+    """A value that the schema allows, as far as it is one."""
+    if not isinstance(schema, Mapping):
+        return None
+    if isinstance(schema.get("enum"), list) and schema["enum"]:
         return schema["enum"][0]
-    kind = schema.get("type")
+    kind, properties = schema.get("type"), schema.get("properties")
     if kind == "object":
-        return {name: _fitting(about) for name, about in (schema.get("properties") or {}).items()}
+        named = properties.items() if isinstance(properties, Mapping) else ()
+        return {name: _fitting(about) for name, about in named}
     if kind == "array":
         return [_fitting(schema.get("items") or {})]
     return {"integer": 1, "number": 1.5, "boolean": True, "null": None}.get(str(kind), "Paris")

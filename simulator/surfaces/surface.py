@@ -76,7 +76,6 @@ class Chat:
 
     def __init__(self, fields: Mapping[str, Any]) -> None:
         self._ask = ask = chat.read(fields)
-        self._tools = fields.get("tools") or ()
         self.stream = ask.stream
         self.max_tokens = ask.max_tokens
 
@@ -84,7 +83,7 @@ class Chat:
         return "\n".join(text_of(message.get("content")) for message in self._ask.messages)
 
     def prompt_tokens(self, deployment: Deployment) -> int:
-        return deployment.encoder.chat(self._ask.messages, self._tools)
+        return deployment.encoder.chat(self._ask.messages, self._ask.tools)
 
     def rule(self, generation: Generation) -> DebitRule:
         return _CHAT_RULES.get(generation, "prompt")
