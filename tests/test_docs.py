@@ -1,5 +1,6 @@
 """The prose: every command in the README is run, every option and every key of the record is described."""
 
+import dataclasses
 import re
 import shlex
 import shutil
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import get_args
 
 import msgspec
 import pytest
@@ -15,6 +17,8 @@ from locustfiles._options import OPTIONS
 from probe import advice
 from probe.record import OUTCOMES, ObservedCall
 from probe.simulated import Simulator
+from simulator.call import Call
+from simulator.config import Generation
 from tests.commands import BIN, ROOT, environment, run
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -143,3 +147,11 @@ def test_every_key_and_every_outcome_of_the_record_is_described() -> None:
         field.encode_name for field in msgspec.structs.fields(ObservedCall)
     ]
     assert set(OUTCOMES) <= set(re.findall(r"`(\w+)`", RECORD.partition("## Outcomes")[2]))
+
+
+def test_the_generations_and_the_ledgers_keys_that_are_described_are_those_there_are() -> None:
+    text = (ROOT / "docs" / "simulator.md").read_text(encoding="utf-8")
+    table, ledger = (text.partition(mark)[2].partition("\n\n")[0] for mark in ("| limiter |\n", "| meaning |\n"))
+    assert re.findall(r"`(\d{4}(?:-\d\d)?)`", table) == list(get_args(Generation))
+    keys = [key for line in ledger.splitlines() for key in re.findall(r"`(\w+)`", line.split("|")[1])]
+    assert set(keys) <= {field.name for field in dataclasses.fields(Call)} and len(keys) > 10

@@ -56,13 +56,8 @@ def with_token(simulated: Simulated, credential: ManagedIdentityCredential) -> o
 
 def with_key(simulated: Simulated, **settings: Any) -> openai.AzureOpenAI:
     target = simulated.target("one")
-    return openai.AzureOpenAI(
-        azure_endpoint=target.endpoint,
-        api_version=target.api_version,
-        api_key=target.api_key,
-        max_retries=0,
-        **settings,
-    )
+    usual = {"api_key": target.api_key, "max_retries": 0}
+    return openai.AzureOpenAI(azure_endpoint=target.endpoint, api_version=target.api_version, **{**usual, **settings})
 
 
 @pytest.mark.parametrize("names", [(), ("IDENTITY_ENDPOINT", "IDENTITY_HEADER")])
@@ -99,6 +94,22 @@ def test_an_identity_without_a_role_an_expired_token_and_no_entra_at_all_are_ref
         client = with_token(simulated, machine(simulated))
         with pytest.raises(openai.AuthenticationError):
             client.chat.completions.create(model="chat", messages=HELLO)
+
+
+def test_a_gateway_takes_a_token_in_the_place_of_a_key_where_entra_is_on(tmp_path: Path, machine: Any) -> None:
+    gateway = '[gateways.one]\nentra = true\nbackends = [{ resource = "behind" }]\n'
+    with simulating(tmp_path, RESOURCE.replace("resources.one", "resources.behind") + gateway) as simulated:
+        client = with_token(simulated, machine(simulated))
+        assert client.chat.completions.create(model="chat", messages=HELLO, max_tokens=1).usage is not None
+        with pytest.raises(openai.AuthenticationError, match="invalid subscription key"):
+            with_key(simulated, api_key="made-up").chat.completions.create(model="chat", messages=HELLO)
+
+
+def test_with_public_access_off_every_caller_is_refused(tmp_path: Path) -> None:
+    with simulating(tmp_path, resource("public_access = false")) as simulated:
+        with pytest.raises(openai.PermissionDeniedError, match="Public access is disabled") as refused:
+            with_key(simulated).chat.completions.create(model="chat", messages=HELLO)
+        assert refused.value.response.headers["policy-id"] == "ThrowExceptionDueToTrafficDenied"
 
 
 def test_tls_comes_from_an_authority_that_a_client_can_be_told_to_trust(tmp_path: Path) -> None:

@@ -140,7 +140,7 @@ def test_a_debug_token_brings_a_trace_id(start: Start) -> None:
     assert not [line for line in plain if line.startswith("Apim-Trace-Id")]
 
 
-def test_entra_and_no_key_at_all_are_ways_in_where_they_are_configured(start: Start) -> None:
+def test_no_key_is_asked_for_where_subscriptions_are_off(start: Start) -> None:
     with start(ONE + "subscription_keys = false\n") as simulated:
         target = simulated.target("gate")
         status, _, _ = raw(target, target.path, body=b"{}")
