@@ -24,6 +24,8 @@ DONE = b"data: [DONE]\n\n"
 
 _SAFE = {"filtered": False, "severity": "safe"}
 _UNDETECTED = {"detected": False, "filtered": False}
+# What chunks without text say of the filter.
+_UNFILTERED: Mapping[str, Any] = {}
 _HARMS = {"hate": _SAFE, "self_harm": _SAFE, "sexual": _SAFE, "violence": _SAFE}
 _GUARDED_PROMPT = {
     "hate": _SAFE,
@@ -240,7 +242,7 @@ class Chunks:
         last = answer.sent_tokens - 1
         yield Event(PROMPT_FILTERED, self._prompt_filtered())
         yield from self._calls() if answer.tool_calls else self._text()
-        yield Event(last, self._chunk({}, answer.finish_reason, self._filtered() if self._blocked else {}))
+        yield Event(last, self._chunk({}, answer.finish_reason, self._filtered() if self._blocked else _UNFILTERED))
         if self._asynchronous:
             yield Event(last, self._checked(0, len("".join(answer.pieces))))
         if self._ask.include_usage:
@@ -319,7 +321,9 @@ class Chunks:
         }
         return b"data: " + dump(event) + b"\n\n"
 
-    def _chunk(self, delta: dict[str, Any], finish_reason: str | None, filtered: Mapping[str, Any] = {}) -> bytes:
+    def _chunk(
+        self, delta: dict[str, Any], finish_reason: str | None, filtered: Mapping[str, Any] = _UNFILTERED
+    ) -> bytes:
         choice = {
             "content_filter_results": filtered,
             "delta": delta,
