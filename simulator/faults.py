@@ -299,9 +299,7 @@ _STOPPED = b'"finish_reason":"content_filter"'
 
 
 def _without_text(outgoing: Outgoing) -> None:
-    _rewrite(lambda data: re.sub(rb'"delta":\{"content":"(?:[^"\\]|\\.)*"\}', b'"delta":{"content":""}', data))(
-        outgoing
-    )
+    _rewrite(lambda data: _TEXT.sub(b'"delta":{"content":""}', data))(outgoing)
 
 
 def _filtered(outgoing: Outgoing) -> None:

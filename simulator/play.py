@@ -51,8 +51,8 @@ class Outgoing:
     rewrite_head: Callable[[bytes], bytes] | None = None
 
     @classmethod
-    def of(cls, reply: Reply, due: float = 0.0) -> "Outgoing":
-        return cls(reply.status, reply.reason, reply.headers, [Timed(due, reply.body)], head_due=due)
+    def of(cls, reply: Reply) -> "Outgoing":
+        return cls(reply.status, reply.reason, reply.headers, [Timed(0.0, reply.body)])
 
 
 class Played(web.StreamResponse):

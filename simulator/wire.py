@@ -21,6 +21,15 @@ class Reply(NamedTuple):
     body: bytes
 
 
+class RefusedError(Exception):
+    """A call that gets `reply` instead of what it asked for; `outcome` is the ledger's word for why."""
+
+    def __init__(self, reply: Reply, outcome: str) -> None:
+        super().__init__(outcome)
+        self.reply = reply
+        self.outcome = outcome
+
+
 # Apart from all that a seed decides: no two calls of two runs may share an id.
 _ids = random.Random()
 dump = msgspec.json.Encoder().encode

@@ -27,7 +27,7 @@ from simulator.gateway.pool import Member, Pool
 from simulator.gateway.quota import TokenCounter
 from simulator.gateway.visit import Visit
 from simulator.play import Outgoing, Relay, Stage
-from simulator.wire import Header, Reply
+from simulator.wire import Header, RefusedError, Reply
 
 KEY_HEADERS = ("api-key", "Ocp-Apim-Subscription-Key")
 _KEY_QUERY = "subscription-key"
@@ -43,24 +43,6 @@ class Upstream(NamedTuple):
     name: str
     endpoint: str
     key: str
-
-
-class OwnReplyError(Exception):
-    """The gateway answers by itself."""
-
-    def __init__(self, reply: Reply, outcome: str) -> None:
-        super().__init__(outcome)
-        self.reply = reply
-        self.outcome = outcome
-
-
-class Got(NamedTuple):
-    """A back end's whole reply."""
-
-    status: int
-    reason: str
-    headers: list[Header]
-    body: bytes
 
 
 class Gateway:
@@ -88,7 +70,7 @@ class Gateway:
         self._pool = Pool(members)
         self._counters: dict[str, TokenCounter] = {}
         self._identity = identity_of(name)
-        self._cache: dict[str, tuple[float, Got]] = {}
+        self._cache: dict[str, tuple[float, Reply]] = {}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=True if trusted is None else trusted),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=5),
@@ -104,7 +86,7 @@ class Gateway:
         call.request_bytes, call.stream = len(visit.asked), visit.stream
         try:
             return await self._answer(visit)
-        except OwnReplyError as own:
+        except RefusedError as own:
             return await self._send(visit, own.reply, own.outcome)
         finally:
             self._write_log(visit)
@@ -112,9 +94,9 @@ class Gateway:
     async def _answer(self, visit: Visit) -> web.StreamResponse:
         subscription = self._subscription(visit.request)
         if not visit.request.path.startswith(("/openai/", "/models/")):
-            raise OwnReplyError(replies.no_operation(self._explained), "no_path")
+            raise RefusedError(replies.no_operation(self._explained), "no_path")
         if self._settings.block_streaming and visit.stream:
-            raise OwnReplyError(replies.streaming_blocked(visit.correlation_id), "blocked")
+            raise RefusedError(replies.streaming_blocked(visit.correlation_id), "blocked")
         self._refuse_by_fault(visit.call)
         if (kept := self._cached(visit)) is not None:
             visit.cached = True
@@ -128,7 +110,7 @@ class Gateway:
         return self._settings.error_headers
 
     def _subscription(self, request: web.BaseRequest) -> str:
-        """Whose call it is: the key, or the token's object id. Raises `OwnReplyError`."""
+        """Whose call it is: the key, or the token's object id. Raises `RefusedError`."""
         given = _given_key(request)
         if not self._settings.subscription_keys or given == self.key:
             return given or ""
@@ -137,15 +119,15 @@ class Gateway:
             try:
                 return self._issuer.check(token, time.time()).object_id
             except TokenError:
-                raise OwnReplyError(replies.bad_token(self._explained), "auth") from None
-        raise OwnReplyError(replies.no_access(given, self._explained), "auth")
+                raise RefusedError(replies.bad_token(self._explained), "auth") from None
+        raise RefusedError(replies.no_access(given, self._explained), "auth")
 
     def _refuse_by_fault(self, call: Call) -> None:
         hit = faults.Hit(call.request_id, "", "", "", "")
         refused = faults.refusal(self._plan.draw(self.name, None, time.monotonic()), hit)
         if refused is not None:
             call.changed_by([refused[0]])
-            raise OwnReplyError(refused[1], "fault")
+            raise RefusedError(refused[1], "fault")
 
     def _count(self, subscription: str, visit: Visit) -> TokenCounter | None:
         settings = self._settings.token_limit
@@ -156,16 +138,16 @@ class Gateway:
             visit.estimated_tokens = len(visit.prompt()) // 4
         if (exceeded := counter.admit(visit.estimated_tokens, time.monotonic())) is not None:
             reply = replies.too_many_tokens(exceeded, settings.retry_after_header, self._explained)
-            raise OwnReplyError(reply, "quota" if exceeded.quota else "throttled")
+            raise RefusedError(reply, "quota" if exceeded.quota else "throttled")
         return counter
 
     async def _forward(self, visit: Visit) -> aiohttp.ClientResponse:
-        """The last back end's reply, its body still unread. Raises `OwnReplyError`."""
+        """The last back end's reply, its body still unread. Raises `RefusedError`."""
         retry = self._settings.retry
         for left in range(0 if retry is None else retry.count, -1, -1):
             member = self._pool.choose(time.monotonic())
             if member is None:
-                raise OwnReplyError(replies.pool_exhausted(self.name, self._explained), "exhausted")
+                raise RefusedError(replies.pool_exhausted(self.name, self._explained), "exhausted")
             upstream = await self._call_backend(visit, member)
             if not _is_failure(upstream.status):
                 return upstream
@@ -193,7 +175,7 @@ class Gateway:
         except aiohttp.ClientError:
             call.backends.append(f"{member.name} unreachable")
             member.failed(time.monotonic(), None)
-            raise OwnReplyError(replies.failed(self._explained), "backend") from None
+            raise RefusedError(replies.failed(self._explained), "backend") from None
         call.backends.append(f"{member.name} {upstream.status}")
         call.request_id = upstream.headers.get("apim-request-id", call.request_id)
         visit.backend_status = upstream.status
@@ -213,13 +195,13 @@ class Gateway:
         try:
             if streamed and self._settings.log_bodies:
                 await upstream.read()
-                raise OwnReplyError(replies.failed(self._explained, "ExpressionValueEvaluationFailure"), "policy")
+                raise RefusedError(replies.failed(self._explained, "ExpressionValueEvaluationFailure"), "policy")
             if streamed and not self._settings.buffer_response:
                 return await self._relay(visit, upstream, headers, counter)
             return await self._pass_on(visit, upstream, headers, counter)
         except aiohttp.ClientError:
             if visit.call.headers_at is None:
-                raise OwnReplyError(replies.failed(self._explained), "backend") from None
+                raise RefusedError(replies.failed(self._explained), "backend") from None
             # What the client has of the reply ends here.
             assert visit.request.transport is not None
             visit.request.transport.close()
@@ -268,17 +250,17 @@ class Gateway:
         _use(visit, counter)
         if counter is not None:
             headers += counter.headers(visit.tokens()[2], time.monotonic())
-        got = Got(upstream.status, upstream.reason or "", headers, bytes(visit.body))
+        got = Reply(upstream.status, upstream.reason or "", headers, bytes(visit.body))
         self._keep(visit, got)
         return await self._send(visit, _reply_of(got), "forwarded")
 
-    def _cached(self, visit: Visit) -> Got | None:
+    def _cached(self, visit: Visit) -> Reply | None:
         if self._settings.semantic_cache is None or visit.stream:
             return None
         until, got = self._cache.get(visit.likeness(), (0.0, None))
         return got if time.monotonic() < until else None
 
-    def _keep(self, visit: Visit, got: Got) -> None:
+    def _keep(self, visit: Visit, got: Reply) -> None:
         cache = self._settings.semantic_cache
         if cache is not None and got.status == 200 and not visit.stream:
             self._cache[visit.likeness()] = (time.monotonic() + cache.seconds, got)
@@ -330,7 +312,7 @@ def _use(visit: Visit, counter: TokenCounter | None) -> None:
         counter.use(total - visit.estimated_tokens, time.monotonic())
 
 
-def _reply_of(got: Got) -> Reply:
+def _reply_of(got: Reply) -> Reply:
     """In one piece: its length instead of chunks."""
     kept = [(name, value) for name, value in got.headers if name.lower() not in ("transfer-encoding", "content-length")]
     return Reply(got.status, got.reason, [("content-length", str(len(got.body))), *kept], got.body)

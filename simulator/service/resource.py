@@ -26,18 +26,9 @@ from simulator.surfaces import models
 from simulator.surfaces.answers import Answer
 from simulator.surfaces.asks import InvalidRequestError
 from simulator.surfaces.surface import SURFACES, Begun, Surface, Told
-from simulator.wire import Reply
+from simulator.wire import RefusedError, Reply
 
 _DATA_ACTION = "Microsoft.CognitiveServices/accounts/OpenAI/deployments/chat/completions/action"
-
-
-class RefusedError(Exception):
-    """A call that gets `reply` instead of an answer."""
-
-    def __init__(self, reply: Reply, outcome: str) -> None:
-        super().__init__(outcome)
-        self.reply = reply
-        self.outcome = outcome
 
 
 class Admitted(NamedTuple):
