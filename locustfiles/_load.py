@@ -1,5 +1,6 @@
 """What one process needs to take part in a run: its journal, its clients, its part of the arrivals."""
 
+import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -9,6 +10,7 @@ from pathlib import Path
 from gevent.lock import BoundedSemaphore
 
 from locustfiles._arrivals import Arrival, Share, poisson, read_trace, replay
+from locustfiles._hub import HubWaiting
 from locustfiles._options import Options
 from probe.client import Client
 from probe.journal import Journal, Run
@@ -42,7 +44,13 @@ class Load:
         return next(self._targets)
 
     def client(self) -> Client:
-        return Client(run_began=self.began, timeouts=self._timeouts, token=self._token)
+        return Client(
+            run_began=self.began,
+            timeouts=self._timeouts,
+            token=self._token,
+            waiting=HubWaiting(),
+            stamps=os.environ.get("HEADROOM_CLOCK") != "user",
+        )
 
     def borrow(self) -> Client:
         """A client whose connections are open, or a new one; `give_back` makes it the next to be borrowed."""

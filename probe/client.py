@@ -11,12 +11,15 @@ from typing import Any
 
 import msgspec
 
+from probe.errors import TransportError
 from probe.outcome import Seen, classify
 from probe.prompts import Prompt
 from probe.record import Headers, LatencyCheckpoint, ObservedCall
 from probe.sse import Event, EventTooLargeError, SSEReader
+from probe.stamps import Stamp
 from probe.target import V1, Target
-from probe.transport import BodyReader, Connection, Exchange, Stamp, Timeouts, TransportError
+from probe.transport import BodyReader, Connection, Exchange, Timeouts
+from probe.waiting import Waiting
 
 USER_AGENT = "aoai-headroom/0.1"
 MAX_BODY_BYTES = 32 * 1024 * 1024
@@ -73,8 +76,16 @@ class Client:
     """
 
     def __init__(
-        self, *, run_began: Stamp | None = None, timeouts: Timeouts | None = None, token: TokenProvider | None = None
+        self,
+        *,
+        run_began: Stamp | None = None,
+        timeouts: Timeouts | None = None,
+        token: TokenProvider | None = None,
+        waiting: Waiting | None = None,
+        stamps: bool = True,
     ) -> None:
+        self._waiting = waiting
+        self._stamps = stamps
         self._run_began = run_began
         self._timeouts = timeouts
         self._token = token
@@ -132,7 +143,12 @@ class Client:
     def _connection(self, target: Target) -> Connection:
         if target.name not in self._connections:
             self._connections[target.name] = Connection(
-                target.host, target.port, tls=target.tls, timeouts=self._timeouts
+                target.host,
+                target.port,
+                tls=target.tls,
+                timeouts=self._timeouts,
+                waiting=self._waiting,
+                stamps=self._stamps,
             )
         return self._connections[target.name]
 
@@ -181,12 +197,12 @@ def _timings(exchange: Exchange) -> dict[str, Any]:
         return None if stamp is None else (stamp - exchange.issued) / 1e9
 
     return {
-        "connect": exchange.connect,
-        "tls": exchange.tls,
+        "connect": exchange.dialed.connect,
+        "tls": exchange.dialed.tls,
         "connection_reused": exchange.reused,
         "time_to_headers": since_issue(exchange.headers_at),
         "duration": since_issue(exchange.ended),
-        "clock": "user",
+        "clock": None if exchange.kernel_stamps is None else "kernel" if exchange.kernel_stamps else "user",
         "status_code": exchange.status,
         "body_size": exchange.body_bytes if exchange.headers_at is not None else None,
     }

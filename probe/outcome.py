@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
+from probe.errors import ErrorKind
 from probe.record import Headers, Outcome, ThrottleKind
-from probe.transport import ErrorKind
 
 # A wait this long is no rate limit of a minute but a quota of a day.
 _DAY_QUOTA_SECONDS = 3600

@@ -1,59 +1,41 @@
 """HTTP/1.1 over our own sockets: one request out, status, headers and body back, each stamped as it arrives.
 
-The same code runs on plain sockets (the probe) and under gevent (Locust), which patches `socket` and `ssl` before this
-module is imported; nothing here knows which.
-
-Rules.   A response's bytes are stamped right after `recv`, before anything looks at them. Status and headers are handed
-         over before the body is touched, and survive whatever the body does. Nothing is retried, no redirect is
+Rules.   A response's bytes are stamped as they are received, before anything looks at them. Status and headers are
+         handed over before the body is touched, and survive whatever the body does. Nothing is retried, no redirect is
          followed, certificates are always verified.
 Clock.   `perf_counter_ns`, the monotonic clock. The exchange begins when the request is issued: on a ready connection
-         just before it is sent, otherwise when connecting fails.
-Parsing. llhttp (through httptools) keeps headers as received: order, case and repeats. What it refuses (two lengths,
-         bad chunk sizes, control characters in a header) ends the exchange as `protocol`.
+         just before it is sent, otherwise when connecting fails. Where the system stamps what it receives
+         (`probe.stamps`), those stamps are taken, and a process that is late to read is not late to measure.
+Waiting. Sockets never block; who waits for them, and how, is `probe.waiting`'s: one call at a time, or thousands of
+         them under gevent. Nothing here knows which.
+Parsing. llhttp (through httptools) keeps headers as received: order, case and repeats, and control characters in their
+         values. What it refuses (two lengths, bad chunk sizes) ends the exchange as `protocol`.
 """
 
-import contextlib
-import socket
-import ssl
 import time
 from collections.abc import Callable
-from functools import cache
-from typing import Literal
 
 import httptools
 import msgspec
 
-ErrorKind = Literal[
-    "dns",
-    "connect",
-    "stale",
-    "tls",
-    "timeout_connect",
-    "timeout_first_byte",
-    "timeout_idle",
-    "timeout_total",
-    "closed",
-    "reset",
-    "protocol",
-    "too_large",
-    "cancelled",
-]
+from probe.channel import Channel, Received
+from probe.dialing import Dialed, dial
+from probe.errors import ErrorKind, TransportError
+from probe.stamps import KernelClock, Stamp
+from probe.waiting import OneAtATime, Waiting
 
-RECEIVE_BYTES = 65536
 # How long a body may take to end after its reader has all it wants.
 LINGER_SECONDS = 2.0
+# What a record keeps of headers, and how much of them is read at all.
+MAX_HEADERS = 256
+MAX_HEADER_VALUE_BYTES = 64 * 1024
+MAX_HEAD_BYTES = 4 * 1024 * 1024
+# What is kept of a reply that is no HTTP.
+PREFIX_BYTES = 4096
 
-Stamp = int  # perf_counter_ns
 # Takes a piece of the body, says whether it has all it wants; may raise `TransportError` to end the exchange.
 BodyReader = Callable[[bytes, Stamp], bool]
-
-
-class TransportError(Exception):
-    """What ended an exchange early."""
-
-    def __init__(self, kind: ErrorKind, message: str) -> None:
-        super().__init__(message)
-        self.kind: ErrorKind = kind
+Header = tuple[bytes, bytes]
 
 
 class Timeouts(msgspec.Struct, frozen=True):
@@ -76,13 +58,20 @@ class Exchange:
         self.issued: Stamp = time.perf_counter_ns()
         self.ended: Stamp = self.issued
         self.reused: bool | None = None
-        self.connect: float | None = None
-        self.tls: float | None = None
+        self.dialed = Dialed()
         self.status: int | None = None
-        self.headers: list[tuple[bytes, bytes]] = []
+        self.headers: list[Header] = []
+        self.trailers: list[Header] = []
+        self.headers_truncated = False
         self.headers_at: Stamp | None = None
         self.body_bytes = 0
         self.complete = False
+        # Whether every read had a stamp of the kernel's, and how much later than it the read came at worst (seconds).
+        # None before the first read.
+        self.kernel_stamps: bool | None = None
+        self.worst_delay: float | None = None
+        # The first bytes of a reply that could not be parsed.
+        self.raw_prefix: bytes | None = None
         self.error: TransportError | None = None
         # The interrupt that ended it, for the caller to raise again once the call is on record.
         self.interrupt: BaseException | None = None
@@ -93,13 +82,27 @@ class Exchange:
 
 
 class Connection:
-    """One keep-alive connection to one host. Not shared between greenlets or threads."""
+    """One keep-alive connection to one host. Not shared between greenlets or threads.
 
-    def __init__(self, host: str, port: int, *, tls: bool, timeouts: Timeouts | None = None) -> None:
+    `stamps` asks for the kernel's receive stamps, where the system has them.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        tls: bool,
+        timeouts: Timeouts | None = None,
+        waiting: Waiting | None = None,
+        stamps: bool = True,
+    ) -> None:
         self._address = (host, port)
         self._tls = tls
         self._timeouts = timeouts or Timeouts()
-        self._socket: socket.socket | None = None
+        self._waiting = waiting or OneAtATime()
+        self._stamps = stamps
+        self._channel: Channel | None = None
 
     def exchange(self, request: bytes, read_headers: Callable[[Exchange], BodyReader]) -> Exchange:
         """Sends `request` and reads the reply; `read_headers` is called once they are there and gives the body's
@@ -109,103 +112,86 @@ class Connection:
         those end up in `error` and `interrupt`.
         """
         exchange = Exchange()
+        response = _Response(exchange, read_headers)
         try:
-            self._ready(exchange)
-            self._send(exchange, request)
-            self._receive(exchange, read_headers)
+            channel = self._ready(exchange)
+            self._send(channel, exchange, request)
+            self._receive(channel, exchange, response)
         except TransportError as error:
             exchange.error = error
+            exchange.status = exchange.status or error.status
+            # Its frames hold the exchange that holds it, and while measuring no one collects cycles.
+            error.__traceback__ = error.__context__ = None
         except BaseException as interrupt:
             if isinstance(interrupt, Exception):
                 raise
             exchange.error = TransportError("cancelled", type(interrupt).__name__)
             exchange.interrupt = interrupt
         finally:
-            exchange.ended = time.perf_counter_ns()
+            response.release()
+            exchange.ended = max(time.perf_counter_ns() if exchange.error else response.last_at, exchange.issued)
             if exchange.error is not None:
                 self.close()
         return exchange
 
     def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
 
-    def _ready(self, exchange: Exchange) -> None:
-        if self._socket is not None and _is_stale(self._socket):
+    def _ready(self, exchange: Exchange) -> Channel:
+        if self._channel is not None and self._channel.is_stale():
             self.close()
-        exchange.reused = self._socket is not None
-        if self._socket is None:
-            self._socket = self._open(exchange)
+        exchange.reused = self._channel is not None
+        if self._channel is None:
+            host, port = self._address
+            self._channel = dial(
+                host,
+                port,
+                tls=self._tls,
+                stamps=self._stamps,
+                seconds=self._timeouts.connect,
+                waiting=self._waiting,
+                dialed=exchange.dialed,
+            )
+        return self._channel
 
-    def _open(self, exchange: Exchange) -> socket.socket:
-        began = time.perf_counter_ns()
-        try:
-            plain = _connect(self._address, self._timeouts.connect)
-        except socket.gaierror as error:
-            raise TransportError("dns", f"{self._address[0]}: {error.strerror or error}") from None
-        except TimeoutError:
-            raise TransportError("timeout_connect", f"no connection in {self._timeouts.connect:g} s") from None
-        except OSError as error:
-            raise TransportError("connect", error.strerror or str(error)) from None
-        connected = time.perf_counter_ns()
-        exchange.connect = (connected - began) / 1e9
-        if not self._tls:
-            return plain
-        try:
-            secure = tls_context().wrap_socket(plain, server_hostname=self._address[0])
-        except TimeoutError:
-            plain.close()
-            raise TransportError("timeout_connect", f"no TLS in {self._timeouts.connect:g} s") from None
-        except OSError as error:
-            plain.close()
-            raise TransportError("tls", getattr(error, "verify_message", None) or str(error)) from None
-        except BaseException:
-            plain.close()
-            raise
-        exchange.tls = (time.perf_counter_ns() - connected) / 1e9
-        return secure
-
-    def _send(self, exchange: Exchange, request: bytes) -> None:
-        assert self._socket is not None
-        self._socket.settimeout(self._timeouts.idle)
+    def _send(self, channel: Channel, exchange: Exchange, request: bytes) -> None:
+        data = memoryview(channel.encode(request))
         exchange.issue()
-        # A server may answer and close before it has read everything: what it said is read all the same.
-        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
-            self._socket.sendall(request)
+        limit = exchange.issued + int(self._timeouts.idle * 1e9)
+        try:
+            while data := data[channel.send(data) :]:
+                while not self._waiting.until(channel.fileno(), True, lambda: True, limit):
+                    if time.perf_counter_ns() >= limit:
+                        raise TransportError("timeout_first_byte", "the request was not taken in time")
+        except (BrokenPipeError, ConnectionResetError):
+            # A server may answer and close before it has read everything: what it said is read all the same.
+            pass
+        except OSError as error:
+            raise TransportError("reset", error.strerror or str(error)) from None
 
-    def _receive(self, exchange: Exchange, read_headers: Callable[[Exchange], BodyReader]) -> None:
-        assert self._socket is not None
-        response = _Response(exchange, read_headers)
+    def _receive(self, channel: Channel, exchange: Exchange, response: "_Response") -> None:
+        clock = KernelClock()
+
+        def read() -> bool:
+            """Whether it is over, or has come so far that there is another limit to wait for."""
+            try:
+                received = channel.receive()
+            except BlockingIOError:
+                return False
+            except OSError as error:
+                stale = exchange.reused and not response.received
+                raise TransportError("stale" if stale else "reset", error.strerror or str(error)) from None
+            return response.take(received, clock)
+
         while not response.done:
-            data, stamp = self._receive_some(exchange, response)
-            if not data:
-                self.close()
-                response.end_of_stream()
-                return
-            response.feed(data, stamp)
+            kind, limit = self._deadline(exchange, response)
+            if time.perf_counter_ns() >= limit:
+                raise TransportError(kind, f"nothing received in time ({kind.removeprefix('timeout_')})")
+            self._waiting.until(channel.fileno(), False, read, limit)
         if not response.reusable:
             self.close()
-
-    def _receive_some(self, exchange: Exchange, response: "_Response") -> tuple[bytes, Stamp]:
-        assert self._socket is not None
-        kind, limit = self._deadline(exchange, response)
-        wait = (limit - time.perf_counter_ns()) / 1e9
-        try:
-            if wait <= 0:
-                raise TimeoutError
-            self._socket.settimeout(wait)
-            data = self._socket.recv(RECEIVE_BYTES)
-        except TimeoutError:
-            raise TransportError(kind, f"nothing received in time ({kind.removeprefix('timeout_')})") from None
-        except ssl.SSLEOFError:
-            data = b""
-        except OSError as error:
-            received = response.received
-            raise TransportError(
-                "stale" if exchange.reused and not received else "reset", error.strerror or str(error)
-            ) from None
-        return data, time.perf_counter_ns()
 
     def _deadline(self, exchange: Exchange, response: "_Response") -> tuple[ErrorKind, Stamp]:
         timeouts = self._timeouts
@@ -228,17 +214,49 @@ class _Response:
         self.done = False
         self.reusable = False
         self.received = False
-        self.last_at: Stamp = exchange.issued
+        self.last_at: Stamp = 0
         self.satisfied_at: Stamp | None = None
         self._exchange = exchange
         self._read_headers = read_headers
         self._read_body: BodyReader | None = None
         self._sized = False
-        self._parser = httptools.HttpResponseParser(self)
+        self._head_bytes = 0
+        self._prefix = b""
+        self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
+        # Control characters in a value are what a probe has to show, not what it has to refuse.
+        self._parser.set_dangerous_leniencies(lenient_headers=True)
 
-    def feed(self, data: bytes, stamp: Stamp) -> None:
+    def release(self) -> None:
+        """Lets go of the parser, which holds this object's methods, so that nothing has to collect the two."""
+        self._parser = None
+
+    def take(self, received: Received, clock: KernelClock) -> bool:
+        """Whether the reply is over, or another limit holds from here on. Raises `TransportError`."""
+        data, now, ancillary = received
+        exchange = self._exchange
+        stamp = clock.stamp(ancillary, self.last_at or exchange.issued, now)
+        if data is None:
+            return False
+        if not data:
+            self._end_of_stream()
+            return True
+        exchange.kernel_stamps = stamp is not None and exchange.kernel_stamps is not False
+        if stamp is not None:
+            exchange.worst_delay = max(exchange.worst_delay or 0.0, (now - stamp) / 1e9)
+        first_of_body = exchange.body_bytes == 0
+        self.last_at = now if stamp is None else stamp
+        self._feed(data)
+        return self.done or self.satisfied_at is not None or (first_of_body and exchange.body_bytes > 0)
+
+    def _feed(self, data: bytes) -> None:
+        assert self._parser is not None
+        exchange = self._exchange
+        if exchange.headers_at is None:
+            self._head_bytes += len(data)
+            self._prefix = self._prefix or data[:PREFIX_BYTES]
+            if self._head_bytes > MAX_HEAD_BYTES:
+                raise TransportError("protocol", f"headers of more than {MAX_HEAD_BYTES} bytes")
         self.received = True
-        self.last_at = stamp
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
@@ -249,12 +267,14 @@ class _Response:
                 # The reply is whole; what follows it belongs to no one and must not meet the next request.
                 self.reusable = False
                 return
-            if self._exchange.status is None:
-                self._exchange.status = self._parser.get_status_code() or None
+            if exchange.status is None:
+                exchange.status = self._parser.get_status_code() or None
+            exchange.raw_prefix = self._prefix if exchange.headers_at is None else data[:PREFIX_BYTES]
             raise TransportError("protocol", f"{error}; received {data[:80]!r}") from None
 
-    def end_of_stream(self) -> None:
+    def _end_of_stream(self) -> None:
         exchange = self._exchange
+        self.reusable = False
         if not self.received:
             raise TransportError("stale" if exchange.reused else "closed", "closed without a reply")
         if exchange.headers_at is None or self._sized:
@@ -266,21 +286,29 @@ class _Response:
         self.reusable = False
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if self._exchange.headers_at is None:
-            self._exchange.headers.append((name, value))
+        if self.done:
+            return
+        exchange = self._exchange
+        kept = exchange.headers if exchange.headers_at is None else exchange.trailers
+        if len(kept) == MAX_HEADERS or max(len(name), len(value)) > MAX_HEADER_VALUE_BYTES:
+            exchange.headers_truncated = True
+        if len(kept) < MAX_HEADERS:
+            kept.append((name[:MAX_HEADER_VALUE_BYTES], value[:MAX_HEADER_VALUE_BYTES]))
 
     def on_headers_complete(self) -> None:
         if self.done:
             return
+        assert self._parser is not None
+        exchange = self._exchange
         status = self._parser.get_status_code()
         if 100 <= status < 200:
-            self._exchange.headers.clear()
+            exchange.headers.clear()
             return
-        self._exchange.status = status
-        self._exchange.headers_at = self.last_at
-        names = {name.lower() for name, _ in self._exchange.headers}
+        exchange.status = status
+        exchange.headers_at = self.last_at
+        names = {name.lower() for name, _ in exchange.headers}
         self._sized = bool(names & {b"content-length", b"transfer-encoding"})
-        self._read_body = self._read_headers(self._exchange)
+        self._read_body = self._read_headers(exchange)
 
     def on_body(self, body: bytes) -> None:
         if self.done:
@@ -291,32 +319,6 @@ class _Response:
 
     def on_message_complete(self) -> None:
         if self._exchange.headers_at is not None and not self.done:
+            assert self._parser is not None
             self.done = self._exchange.complete = True
             self.reusable = self._parser.should_keep_alive()
-
-
-@cache
-def tls_context() -> ssl.SSLContext:
-    """The one TLS context of the process: making one costs 20 ms, too much to do once a user."""
-    context = ssl.create_default_context()
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    context.set_alpn_protocols(["http/1.1"])
-    return context
-
-
-def _connect(address: tuple[str, int], timeout: float) -> socket.socket:
-    connection = socket.create_connection(address, timeout=timeout)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
-
-
-def _is_stale(connection: socket.socket) -> bool:
-    """Whether an idle connection was closed, or sent something unasked, since it was last used."""
-    connection.settimeout(0.0)
-    try:
-        connection.recv(1)
-    except (BlockingIOError, ssl.SSLWantReadError):
-        return False
-    except OSError:
-        return True
-    return True

@@ -1,0 +1,239 @@
+"""From a host's name to a channel that is ready for requests: name, TCP, a proxy's tunnel, TLS, each timed apart.
+
+Names are resolved at most every half minute in a process, and once for all who ask at the same time: a thousand users
+that begin together would otherwise wait for a thousand answers. Half a minute, because names move when a region fails
+over. An address that cannot be reached is forgotten.
+
+A proxy is what HTTPS_PROXY and NO_PROXY say, as every client on the machine reads them; only TLS goes through it, in a
+CONNECT tunnel, since nothing else may leave the machine. Only proxies that are spoken to in plain HTTP are supported.
+"""
+
+import base64
+import errno
+import os
+import socket
+import ssl
+import threading
+import time
+import urllib.request
+from functools import cache
+from typing import NamedTuple
+from urllib.parse import unquote, urlsplit
+
+import httptools
+import msgspec
+
+from probe.channel import Address, Channel, SecureChannel, Socket, begin_connect
+from probe.errors import TransportError
+from probe.stamps import Stamp
+from probe.waiting import Waiting
+
+NAME_LIFETIME_SECONDS = 30.0
+
+
+class Dialed(msgspec.Struct):
+    """Seconds each part took; None for a part that was not needed, or that was not come to."""
+
+    peer: str | None = None
+    dns: float | None = None
+    connect: float | None = None
+    tls: float | None = None
+
+
+class Proxy(NamedTuple):
+    host: str
+    port: int
+    authorization: str | None
+
+
+def dial(host: str, port: int, *, tls: bool, stamps: bool, seconds: float, waiting: Waiting, dialed: Dialed) -> Channel:
+    """Fills `dialed` as far as it comes. Raises `TransportError`."""
+    limit = time.perf_counter_ns() + int(seconds * 1e9)
+    try:
+        connection = _way_to(host, port, tls, stamps, limit, waiting, dialed)
+        return _secure(connection, host, stamps, limit, waiting, dialed) if tls else Channel(connection, stamps)
+    except TimeoutError:
+        raise TransportError("timeout_connect", f"no connection in {seconds:g} s") from None
+
+
+def _way_to(host: str, port: int, tls: bool, stamps: bool, limit: Stamp, waiting: Waiting, dialed: Dialed) -> Socket:
+    """A connection whose other end is the host's, through a proxy where there is one."""
+    proxy = proxy_for(host) if tls else None
+    if proxy is None:
+        return _connect(host, port, stamps, limit, waiting, dialed)
+    try:
+        connection = _connect(proxy.host, proxy.port, stamps, limit, waiting, dialed)
+    except TransportError as error:
+        raise TransportError("proxy", f"the proxy {proxy.host}:{proxy.port}: {error}") from None
+    try:
+        _tunnel(connection, f"{host}:{port}", proxy, limit, waiting)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _secure(
+    connection: Socket, host: str, stamps: bool, limit: Stamp, waiting: Waiting, dialed: Dialed
+) -> SecureChannel:
+    began = time.perf_counter_ns()
+    try:
+        channel = SecureChannel(connection, stamps, tls_context(), host)
+        _handshake(channel, limit, waiting)
+    except BaseException:
+        connection.close()
+        raise
+    dialed.tls = (time.perf_counter_ns() - began) / 1e9
+    return channel
+
+
+@cache
+def tls_context() -> ssl.SSLContext:
+    """The one TLS context of the process: making one costs 20 ms, too much to do once a user."""
+    context = ssl.create_default_context()
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+def proxy_for(host: str) -> Proxy | None:
+    """The proxy on the way to `host`. Raises `TransportError` where what is set is no address."""
+    url = urllib.request.getproxies().get("https")
+    if not url or urllib.request.proxy_bypass(host):
+        return None
+    parts = urlsplit(url if "://" in url else f"http://{url}")
+    if parts.scheme != "http" or not parts.hostname:
+        raise TransportError("proxy", "HTTPS_PROXY must be http://HOST:PORT")
+    secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
+    authorization = None if secret is None else base64.b64encode(secret.encode()).decode()
+    return Proxy(parts.hostname, parts.port or 80, authorization)
+
+
+class _Names:
+    """What names resolved to, and until when that holds."""
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, int], tuple[float, list[Address]]] = {}
+        self._asking: dict[tuple[str, int], threading.Lock] = {}
+
+    def addresses(self, host: str, port: int) -> tuple[list[Address], float | None]:
+        """And how many seconds it took to find out, None where they were known. Raises `TransportError`."""
+        # Under gevent it is a lock of greenlets.
+        with self._asking.setdefault((host, port), threading.Lock()):
+            until, known = self._known.get((host, port), (0.0, []))
+            if time.monotonic() < until:
+                return known, None
+            began = time.perf_counter_ns()
+            found = _resolve(host, port)
+            self._known[host, port] = (time.monotonic() + NAME_LIFETIME_SECONDS, found)
+            return found, (time.perf_counter_ns() - began) / 1e9
+
+    def forget(self, host: str, port: int) -> None:
+        self._known.pop((host, port), None)
+
+
+_names = _Names()
+
+
+def _resolve(host: str, port: int) -> list[Address]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as error:
+        raise TransportError("dns", f"{host}: {getattr(error, 'strerror', None) or error}") from None
+    return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
+
+
+def _connect(host: str, port: int, stamps: bool, limit: Stamp, waiting: Waiting, dialed: Dialed) -> Socket:
+    """To the first address that takes the connection; each has its share of the time that is left."""
+    addresses, dialed.dns = _names.addresses(host, port)
+    failure: OSError | None = None
+    for number, address in enumerate(addresses):
+        began = time.perf_counter_ns()
+        share = began + (limit - began) // (len(addresses) - number)
+        try:
+            connection = _connect_to(address, stamps, share, waiting)
+        except OSError as error:
+            failure = error
+            continue
+        dialed.connect = (time.perf_counter_ns() - began) / 1e9
+        dialed.peer = str(address.sockaddr[0])
+        return connection
+    _names.forget(host, port)
+    if isinstance(failure, TimeoutError):
+        raise failure
+    raise TransportError("connect", failure.strerror or str(failure) if failure else f"{host} has no address")
+
+
+def _connect_to(address: Address, stamps: bool, limit: Stamp, waiting: Waiting) -> Socket:
+    connection, there = begin_connect(address, stamps)
+    try:
+        if not there:
+            _wait(waiting, connection.fileno(), True, limit)
+            code = connection.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if code == errno.ETIMEDOUT:
+                raise TimeoutError
+            if code:
+                raise OSError(code, os.strerror(code))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _wait(waiting: Waiting, fileno: int, write: bool, limit: Stamp) -> None:
+    """Raises `TimeoutError`."""
+    while not waiting.until(fileno, write, lambda: True, limit):
+        if time.perf_counter_ns() >= limit:
+            raise TimeoutError
+
+
+def _handshake(channel: SecureChannel, limit: Stamp, waiting: Waiting) -> None:
+    """Raises `TransportError`, `TimeoutError`."""
+    try:
+        while not channel.handshake():
+            _wait(waiting, channel.fileno(), False, limit)
+            channel.take()
+    except TimeoutError:
+        raise
+    except OSError as error:
+        reason = getattr(error, "verify_message", None) or error.strerror or str(error)
+        raise TransportError("tls", reason) from None
+
+
+class _TunnelReply:
+    """The head of a proxy's answer. What follows the head of a 200 is the server's own first bytes: TLS sends none."""
+
+    def __init__(self) -> None:
+        self.whole = False
+        self.parser = httptools.HttpResponseParser(self)
+
+    def on_headers_complete(self) -> None:
+        self.whole = True
+
+
+def _tunnel(connection: Socket, authority: str, proxy: Proxy, limit: Stamp, waiting: Waiting) -> None:
+    """Raises `TransportError`, `TimeoutError`."""
+    request = f"CONNECT {authority} HTTP/1.1\r\nHost: {authority}\r\n"
+    if proxy.authorization is not None:
+        request += f"Proxy-Authorization: Basic {proxy.authorization}\r\n"
+    reply = _TunnelReply()
+    try:
+        connection.send(f"{request}\r\n".encode("latin-1"))
+        while not reply.whole:
+            _wait(waiting, connection.fileno(), False, limit)
+            data = connection.recv(4096)
+            if not data:
+                raise TransportError("proxy", f"the proxy {proxy.host}:{proxy.port} hung up")
+            reply.parser.feed_data(data)
+    except httptools.HttpParserUpgrade:
+        pass
+    except httptools.HttpParserError as error:
+        raise TransportError("proxy", f"the proxy {proxy.host}:{proxy.port} does not speak HTTP: {error}") from None
+    except TimeoutError:
+        raise
+    except OSError as error:
+        raise TransportError("proxy", f"{proxy.host}:{proxy.port}: {error.strerror or error}") from None
+    status = reply.parser.get_status_code()
+    if status != 200:
+        message = f"the proxy {proxy.host}:{proxy.port} refused the way to {authority}"
+        raise TransportError("proxy", message, status)

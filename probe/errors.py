@@ -1,0 +1,29 @@
+"""What can end an exchange early, by the part of the way where it did."""
+
+from typing import Literal
+
+ErrorKind = Literal[
+    "dns",
+    "connect",
+    "stale",
+    "tls",
+    "proxy",
+    "timeout_connect",
+    "timeout_first_byte",
+    "timeout_idle",
+    "timeout_total",
+    "closed",
+    "reset",
+    "protocol",
+    "too_large",
+    "cancelled",
+]
+
+
+class TransportError(Exception):
+    """What ended an exchange early. `status` is that of a proxy which would not let it through."""
+
+    def __init__(self, kind: ErrorKind, message: str, status: int | None = None) -> None:
+        super().__init__(message)
+        self.kind: ErrorKind = kind
+        self.status = status
