@@ -46,6 +46,8 @@ class WireServer:
             except OSError:
                 return
             self.connections += 1
+            # A piece goes out when it is sent, not when the one before it has been acknowledged.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:

@@ -34,6 +34,7 @@ from tests.wire import (
     GOOD_STREAM,
     LAST_CHUNK,
     USAGE_EVENT,
+    Piece,
     chunk,
     delta,
     event,
@@ -65,6 +66,7 @@ READ: dict[str, Any] = {
 }
 UNANSWERED: dict[str, Any] = {"status": None, "headers": {}, "headers_came": False, **NOTHING_KEPT}
 
+DRIP: list[Piece] = [0.05, chunk(b":")] * 40
 SILENCE = [
     fault("F07-never_answers", sends(), "timeout_first_byte", timeouts=SHORT, survives=False,
           seconds=pytest.approx(0.3, abs=0.1), **UNANSWERED),
@@ -72,7 +74,7 @@ SILENCE = [
           headers_came=True, **NOTHING_KEPT),
     fault("F08-headers_of_a_whole_reply", sends(head("200 OK", *SERVED, "content-length: 9")), "timeout_first_byte",
           stream=False, timeouts=SHORT, survives=False, headers_came=True),
-    fault("F25-a_byte_now_and_then", sends(streamed(TWO_TOKENS), *[0.05, chunk(b":")] * 40), "timeout_total",
+    fault("F25-a_byte_now_and_then", sends(streamed(TWO_TOKENS), *DRIP), "timeout_total",
           timeouts=SHORT, survives=False, seconds=pytest.approx(0.6, abs=0.12), **TWO_KEPT),
     fault("F25-slower_than_the_idle_limit", sends(streamed(TWO_TOKENS), 0.5, chunk(b":")), "stream_stalled",
           timeouts=SHORT, survives=False, **TWO_KEPT),
