@@ -31,7 +31,7 @@ from probe.transport import Timeouts
 from tests.commands import ROOT, environment, run, settings_of
 from tests.faults.fault import LONG, REGION, SHORT, STREAM, Fault, facts, streamed
 from tests.faults.mixed import PLAN, asking, by_number, healthy, number_of, own, seen_as, target_at, wrong
-from tests.faults.table import ALL, READ, TABLE, WHOLE
+from tests.faults.table import ALL, ODD_LINES, READ, TABLE, WHOLE, with_line
 from tests.wire import (
     LAST_CHUNK,
     Script,
@@ -353,6 +353,17 @@ def test_f16_bytes_that_come_after_a_reply_never_reach_the_next_call(client: Cli
             assert came.wait(5)
         assert server.connections == 2
     assert [seen_as(call) for call in calls] == [own(0), own(1)]
+
+
+@pytest.mark.parametrize("name", ODD_LINES)
+def test_f20_a_forbidden_header_is_taken_the_same_way_however_its_bytes_come(client: Client, name: str) -> None:
+    whole = with_line(ODD_LINES[name][0])
+    pieces = [whole[place : place + 7] for place in range(0, len(whole), 7)]
+    calls = []
+    for script in (sends(whole), sends(*pieces), sends(whole)):
+        with serving(script) as server:
+            calls.append(client.observe(target_at(server.url, server.url), asking(0), stream=True))
+    assert len({(call.outcome, call.headers) for call in calls}) == 1
 
 
 def most_held(client: Client, script: Script) -> tuple[ObservedCall, int, int]:

@@ -26,7 +26,7 @@ class Fault(NamedTuple):
 
     name: str
     script: Script
-    outcome: str
+    outcome: "str | OneOf"
     keeps: dict[str, Any]
     stream: bool
     timeouts: Timeouts
@@ -41,7 +41,7 @@ class Fault(NamedTuple):
 def fault(
     name: str,
     script: Script,
-    outcome: str,
+    outcome: "str | OneOf",
     *,
     stream: bool = True,
     timeouts: Timeouts = LONG,
@@ -108,6 +108,8 @@ def facts(call: ObservedCall, expected: dict[str, Any]) -> dict[str, Any]:
 def _fact(call: ObservedCall, name: str, wanted: Any) -> Any:
     if name == "headers":
         return {header: call.header(header) for header in wanted}
+    if name == "refused_or_kept":
+        return wanted if call.outcome == "protocol_error" else {header: call.header(header) for header in wanted}
     if name == "parsed":
         return {header: describe(header, call.header(header)[-1]).parsed for header in wanted}
     return _FACTS[name](call)
