@@ -3,12 +3,15 @@
 import socket
 import ssl
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 
 import msgspec
 
 Script = Callable[[socket.socket, bytes], None]
+# A number among the bytes is a pause in seconds.
+Piece = bytes | float
 
 
 class WireServer:
@@ -43,6 +46,8 @@ class WireServer:
             except OSError:
                 return
             self.connections += 1
+            # A piece goes out when it is sent, not when the one before it has been acknowledged.
+            connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             threading.Thread(target=self._serve, args=(connection,), daemon=True).start()
 
     def _serve(self, connection: socket.socket) -> None:
@@ -84,6 +89,19 @@ def _length(data: bytes) -> int:
 
 
 @contextmanager
+def blackhole() -> Iterator[int]:
+    """A port of the loopback whose queue is full: Linux drops every further SYN without a word."""
+    with socket.socket() as listener, ExitStack() as held:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(2):
+            waiting = held.enter_context(socket.socket())
+            waiting.setblocking(False)
+            waiting.connect_ex(listener.getsockname())
+        yield listener.getsockname()[1]
+
+
+@contextmanager
 def serving(*scripts: Script, tls: ssl.SSLContext | None = None) -> Iterator[WireServer]:
     server = WireServer(scripts, tls)
     try:
@@ -92,17 +110,20 @@ def serving(*scripts: Script, tls: ssl.SSLContext | None = None) -> Iterator[Wir
         server.close()
 
 
-def sends(*pieces: bytes) -> Script:
+def sends(*pieces: Piece) -> Script:
     """Sends the pieces one by one and keeps the connection open."""
 
     def script(connection: socket.socket, request: bytes) -> None:
         for piece in pieces:
-            connection.sendall(piece)
+            if isinstance(piece, bytes):
+                connection.sendall(piece)
+            else:
+                time.sleep(piece)
 
     return script
 
 
-def sends_and_closes(*pieces: bytes) -> Script:
+def sends_and_closes(*pieces: Piece) -> Script:
     def script(connection: socket.socket, request: bytes) -> None:
         sends(*pieces)(connection, request)
         connection.shutdown(socket.SHUT_RDWR)
@@ -110,7 +131,7 @@ def sends_and_closes(*pieces: bytes) -> Script:
     return script
 
 
-def sends_and_resets(*pieces: bytes) -> Script:
+def sends_and_resets(*pieces: Piece) -> Script:
     """Ends the connection with a TCP RST."""
 
     def script(connection: socket.socket, request: bytes) -> None:
@@ -187,3 +208,24 @@ def answers(make: Callable[[bytes], bytes]) -> Script:
         connection.sendall(make(request))
 
     return script
+
+
+def tunnels(port: int) -> Script:
+    """Does what CONNECT asks, whatever host it names: passes bytes to and from `port` until either side ends."""
+
+    def script(connection: socket.socket, request: bytes) -> None:
+        with socket.create_connection(("127.0.0.1", port)) as onward:
+            connection.sendall(head("200 Connection Established"))
+            back = threading.Thread(target=_pass, args=(onward, connection), daemon=True)
+            back.start()
+            _pass(connection, onward)
+            back.join()
+
+    return script
+
+
+def _pass(source: socket.socket, sink: socket.socket) -> None:
+    with suppress(OSError):
+        while data := source.recv(65536):
+            sink.sendall(data)
+        sink.shutdown(socket.SHUT_WR)
