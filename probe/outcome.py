@@ -26,6 +26,7 @@ _TRANSPORT: Mapping[ErrorKind, Outcome] = {
     "connect": "connect",
     "stale": "connect",
     "tls": "tls",
+    "proxy": "proxy",
     "timeout_connect": "timeout_connect",
     "timeout_first_byte": "timeout_first_byte",
     "timeout_idle": "stream_stalled",
@@ -76,7 +77,7 @@ class Verdict(msgspec.Struct, frozen=True):
 
 def classify(seen: Seen) -> Verdict:
     """The outcome, with `error_type` set wherever the call did not come to an answer."""
-    if seen.error == "cancelled" or seen.status is None:
+    if seen.error in ("cancelled", "proxy") or seen.status is None:
         return _transport_failure(seen, _TRANSPORT[seen.error or "protocol"])
     if seen.status != 200:
         return _refusal(seen, seen.status)

@@ -12,6 +12,7 @@ Parsing. llhttp (through httptools) keeps headers as received: order, case and r
          values. What it refuses (two lengths, bad chunk sizes) ends the exchange as `protocol`.
 """
 
+import contextlib
 import time
 from collections.abc import Callable
 
@@ -29,7 +30,7 @@ LINGER_SECONDS = 2.0
 # What a record keeps of headers, and how much of them is read at all.
 MAX_HEADERS = 256
 MAX_HEADER_VALUE_BYTES = 64 * 1024
-MAX_HEAD_BYTES = 4 * 1024 * 1024
+MAX_HEAD_BYTES = 1024 * 1024
 # What is kept of a reply that is no HTTP.
 PREFIX_BYTES = 4096
 
@@ -103,6 +104,7 @@ class Connection:
         self._waiting = waiting or OneAtATime()
         self._stamps = stamps
         self._channel: Channel | None = None
+        self._peer: str | None = None
 
     def exchange(self, request: bytes, read_headers: Callable[[Exchange], BodyReader]) -> Exchange:
         """Sends `request` and reads the reply; `read_headers` is called once they are there and gives the body's
@@ -154,6 +156,8 @@ class Connection:
                 waiting=self._waiting,
                 dialed=exchange.dialed,
             )
+            self._peer = exchange.dialed.peer
+        exchange.dialed.peer = self._peer
         return self._channel
 
     def _send(self, channel: Channel, exchange: Exchange, request: bytes) -> None:
@@ -188,10 +192,18 @@ class Connection:
         while not response.done:
             kind, limit = self._deadline(exchange, response)
             if time.perf_counter_ns() >= limit:
-                raise TransportError(kind, f"nothing received in time ({kind.removeprefix('timeout_')})")
+                raise TransportError(kind, self._silence(kind))
             self._waiting.until(channel.fileno(), False, read, limit)
         if not response.reusable:
             self.close()
+
+    def _silence(self, kind: ErrorKind) -> str:
+        timeouts = self._timeouts
+        return {
+            "timeout_first_byte": f"nothing of the reply's body came in {timeouts.first_byte:g} s",
+            "timeout_idle": f"nothing came for {timeouts.idle:g} s",
+            "timeout_total": f"the reply was not over in {timeouts.total:g} s",
+        }.get(kind, "the reply did not end")
 
     def _deadline(self, exchange: Exchange, response: "_Response") -> tuple[ErrorKind, Stamp]:
         timeouts = self._timeouts
@@ -220,8 +232,7 @@ class _Response:
         self._read_headers = read_headers
         self._read_body: BodyReader | None = None
         self._sized = False
-        self._head_bytes = 0
-        self._prefix = b""
+        self._head = bytearray()
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         # Control characters in a value are what a probe has to show, not what it has to refuse.
         self._parser.set_dangerous_leniencies(lenient_headers=True)
@@ -250,12 +261,9 @@ class _Response:
 
     def _feed(self, data: bytes) -> None:
         assert self._parser is not None
-        exchange = self._exchange
-        if exchange.headers_at is None:
-            self._head_bytes += len(data)
-            self._prefix = self._prefix or data[:PREFIX_BYTES]
-            if self._head_bytes > MAX_HEAD_BYTES:
-                raise TransportError("protocol", f"headers of more than {MAX_HEAD_BYTES} bytes")
+        in_head = self._exchange.headers_at is None
+        if in_head:
+            self._head += data
         self.received = True
         try:
             self._parser.feed_data(data)
@@ -267,10 +275,19 @@ class _Response:
                 # The reply is whole; what follows it belongs to no one and must not meet the next request.
                 self.reusable = False
                 return
-            if exchange.status is None:
-                exchange.status = self._parser.get_status_code() or None
-            exchange.raw_prefix = self._prefix if exchange.headers_at is None else data[:PREFIX_BYTES]
-            raise TransportError("protocol", f"{error}; received {data[:80]!r}") from None
+            raise self._refused(str(error), bytes(self._head) if in_head else data) from None
+        if in_head and self._exchange.headers_at is None and len(self._head) > MAX_HEAD_BYTES:
+            raise self._refused(f"headers of more than {MAX_HEAD_BYTES} bytes", bytes(self._head))
+
+    def _refused(self, reason: str, data: bytes) -> TransportError:
+        """Notes what can be known of a reply that is not HTTP as it should be."""
+        assert self._parser is not None
+        exchange = self._exchange
+        if exchange.headers_at is None:
+            exchange.status = exchange.status or self._parser.get_status_code() or None
+            exchange.headers = _headers_before_the_fault(data) if len(data) < MAX_HEADER_VALUE_BYTES else []
+        exchange.raw_prefix = data[:PREFIX_BYTES]
+        return TransportError("protocol", f"{reason}; received {data[:80]!r}")
 
     def _end_of_stream(self) -> None:
         exchange = self._exchange
@@ -308,6 +325,7 @@ class _Response:
         exchange.headers_at = self.last_at
         names = {name.lower() for name, _ in exchange.headers}
         self._sized = bool(names & {b"content-length", b"transfer-encoding"})
+        self._head.clear()
         self._read_body = self._read_headers(exchange)
 
     def on_body(self, body: bytes) -> None:
@@ -322,3 +340,27 @@ class _Response:
             assert self._parser is not None
             self.done = self._exchange.complete = True
             self.reusable = self._parser.should_keep_alive()
+
+
+class _Head:
+    """Keeps the headers that a parser finds."""
+
+    def __init__(self) -> None:
+        self.headers: list[Header] = []
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name, value))
+
+
+def _headers_before_the_fault(head: bytes) -> list[Header]:
+    """llhttp hands out a header when it sees the next one, so how many it has by a fault depends on how the bytes came.
+
+    Byte by byte they always are the same.
+    """
+    found = _Head()
+    parser = httptools.HttpResponseParser(found)
+    parser.set_dangerous_leniencies(lenient_headers=True)
+    with contextlib.suppress(httptools.HttpParserError):
+        for place in range(len(head)):
+            parser.feed_data(head[place : place + 1])
+    return found.headers[:MAX_HEADERS]

@@ -1,6 +1,7 @@
 """TLS as users meet it: certificates that are trusted, and those that must not be."""
 
 import ssl
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,6 +45,7 @@ def test_a_companys_own_authority_is_trusted_when_its_file_is_named(authority: A
         code, _, call = look(server, SSL_CERT_FILE=str(authority.file))
     assert (code, call.outcome) == (0, "ok")
     assert call.tls is not None and call.connect is not None and call.tls > 0
+    assert call.clock == ("kernel" if sys.platform == "linux" else "user")
 
 
 def test_an_unknown_authority_is_refused_and_nothing_is_sent(authority: Authority) -> None:
