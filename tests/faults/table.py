@@ -78,7 +78,7 @@ SILENCE = [
           headers_came=False, **NOTHING_KEPT, today="the status line is not kept"),
     fault("F25-a_byte_now_and_then", sends(streamed(TWO_TOKENS), *DRIP), "timeout_total",
           timeouts=SHORT, survives=False, seconds=pytest.approx(0.6, abs=0.12), **TWO_KEPT),
-    fault("F25-slower_than_the_idle_limit", sends(streamed(TWO_TOKENS), 0.5, chunk(b":")), "stream_stalled",
+    fault("F25-slower_than_the_idle_limit", sends(streamed(TWO_TOKENS), 1.0, chunk(b":")), "stream_stalled",
           timeouts=SHORT, survives=False, **TWO_KEPT),
     fault("F53-silence_in_mid_stream", sends(streamed(TWO_TOKENS)), "stream_stalled", timeouts=SHORT, survives=False,
           seconds=pytest.approx(0.3, abs=0.1), says=Holding("0.3"), **TWO_KEPT,
