@@ -170,13 +170,16 @@ def test_f02_a_refused_connection_is_connect_until_something_listens(client: Cli
 
 
 def connecting(endpoint: str) -> list[ObservedCall]:
-    """Three calls that do not get so far, and one elsewhere: a busy machine can hold up one or two, hardly all."""
+    """Calls that do not get so far, the last of them in time: a busy machine can hold up one or two, hardly three."""
     client = Client(timeouts=SHORT)
-    calls = [client.observe(target_at(endpoint), asking(number), stream=True) for number in range(3)]
+    limit = pytest.approx(SHORT.connect, rel=0.1)
+    calls = [client.observe(target_at(endpoint), asking(0), stream=True)]
+    while calls[-1].duration != limit and len(calls) < 3:
+        calls.append(client.observe(target_at(endpoint), asking(0), stream=True))
+    assert calls[-1].duration == limit
     with serving(healthy) as server:
-        assert seen_as(client.observe(target_at(server.url, "other"), asking(3), stream=True)) == own(3)
+        assert seen_as(client.observe(target_at(server.url, "other"), asking(1), stream=True)) == own(1)
     client.close()
-    assert min(call.duration for call in calls) == pytest.approx(SHORT.connect, rel=0.1)
     return calls
 
 
