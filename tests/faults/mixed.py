@@ -28,11 +28,11 @@ from tests.wire import LAST_CHUNK, WireServer, chunk, reply, serving, stream_hea
 
 NUMBER = re.compile(rb"call (\d+)")
 # One for all: the rows in which the server falls silent last as long, the others come nowhere near.
-TIMEOUTS = Timeouts(connect=1.0, first_byte=0.4, idle=0.4, total=0.6)
+TIMEOUTS = Timeouts(connect=1.0, first_byte=0.5, idle=0.5, total=0.7)
 HEALTHY = 19
 AT_ONCE = 8
 # No scripted fault may hold up the others' calls for longer; a garbage collection may take some of it.
-LONGEST_LAG = 0.25
+LONGEST_LAG = 0.4
 
 
 def target_at(endpoint: str, name: str = "t") -> Target:
