@@ -114,7 +114,7 @@ def count(environment: Environment, call: ObservedCall) -> None:
     environment.events.request.fire(
         request_type="chat",
         name=name,
-        response_time=call.duration * 1000,
+        response_time=None if call.duration is None else call.duration * 1000,
         response_length=call.body_size or 0,
         exception=None if call.outcome in _ANSWERED else CallError(_what(call)),
         context={},

@@ -76,7 +76,7 @@ def _mend(call: ObservedCall, target: Target) -> str:
         "bad_request": "check OPENAI_API_VERSION and what the model takes",
         "redirect_refused": "redirects are not followed, because the key would go along; use the final address",
         "proxy": "check HTTPS_PROXY, or name the host in NO_PROXY to go round the proxy",
-        "stream_stalled": "Azure's load balancers cut what is silent for 4 min; look at what is between you and the model",
+        "stream_stalled": "Azure's load balancers cut a connection silent for 4 min; look at what is in between",
         "throttled": "wait, or lower the rate",
         "cancelled_user": "stopped before it ended",
     }.get(outcome, f"is {target.endpoint} an Azure OpenAI endpoint?")

@@ -12,10 +12,11 @@ from typing import NoReturn
 import click
 
 from probe.advice import EXIT_INTERRUPTED, EXIT_SETTINGS, advice, exit_code
-from probe.client import Client, TokenProvider
+from probe.client import Client
 from probe.identity import token_provider
 from probe.prompts import numbered
 from probe.record import ObservedCall, encode
+from probe.request import TokenProvider
 from probe.simulated import Simulator
 from probe.target import SettingsError, Target, configured
 from probe.transport import Timeouts

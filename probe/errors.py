@@ -16,6 +16,7 @@ ErrorKind = Literal[
     "reset",
     "protocol",
     "too_large",
+    "content_encoding",
     "cancelled",
 ]
 

@@ -15,7 +15,7 @@ from typing import Any
 import msgspec
 
 from probe.errors import ErrorKind
-from probe.record import Headers, Outcome, ThrottleKind
+from probe.record import Headers, Outcome, Surface, ThrottleKind
 
 # A wait this long is no rate limit of a minute but a quota of a day.
 _DAY_QUOTA_SECONDS = 3600
@@ -35,7 +35,14 @@ _TRANSPORT: Mapping[ErrorKind, Outcome] = {
     "reset": "connect",
     "protocol": "protocol_error",
     "too_large": "payload_error",
+    "content_encoding": "payload_error",
     "cancelled": "cancelled_user",
+}
+# A reply of which only part of the head came.
+_CUT_HEAD: Mapping[ErrorKind, Outcome] = {
+    "closed": "protocol_error",
+    "reset": "protocol_error",
+    "timeout_idle": "timeout_first_byte",
 }
 # A body that was no stream and did not arrive whole.
 _CUT_BODY: Mapping[ErrorKind, Outcome] = {
@@ -51,12 +58,15 @@ _SERVER_SIDE = {408, 499}
 class Seen(msgspec.Struct, kw_only=True):
     """What the client saw of one call. `body` is the decoded JSON of a reply that was no stream, None if it is none."""
 
+    surface: Surface = "chat"
     stream: bool
     error: ErrorKind | None = None
     error_message: str | None = None
     status: int | None = None
+    whole_head: bool = True
     headers: Headers = ()
     body: Any = None
+    text: bytes | None = None
     is_sse: bool = False
     events: int = 0
     bad_events: int = 0
@@ -79,6 +89,8 @@ def classify(seen: Seen) -> Verdict:
     """The outcome, with `error_type` set wherever the call did not come to an answer."""
     if seen.error in ("cancelled", "proxy") or seen.status is None:
         return _transport_failure(seen, _TRANSPORT[seen.error or "protocol"])
+    if seen.error is not None and not seen.whole_head:
+        return _transport_failure(seen, _CUT_HEAD.get(seen.error, _TRANSPORT[seen.error]))
     if seen.status != 200:
         return _refusal(seen, seen.status)
     return _stream(seen) if seen.stream else _whole(seen)
@@ -91,6 +103,7 @@ def _transport_failure(seen: Seen, outcome: Outcome) -> Verdict:
 def _refusal(seen: Seen, status: int) -> Verdict:
     """A reply that is no 200 says what it is by its status, even where its body was cut off."""
     code, message = _error_of(seen.body)
+    message = message or _quoted(seen)
     kind = _throttle_kind(seen, message or "") if status == 429 else None
     warnings = () if seen.error is None else (seen.error,)
     return Verdict(_refused_as(seen, status, code), code or str(status), message, kind, warnings)
@@ -110,13 +123,13 @@ def _whole(seen: Seen) -> Verdict:
     if seen.error is not None:
         return _transport_failure(seen, _CUT_BODY.get(seen.error, _TRANSPORT[seen.error]))
     if not isinstance(seen.body, dict):
-        return Verdict("payload_error", "not_json", "the reply's body is no JSON object")
-    if "error" in seen.body:
+        return Verdict("payload_error", "not_json", _quoted(seen) or "the reply's body is no JSON object")
+    if seen.body.get("error") is not None:
         code, message = _error_of(seen.body)
         return Verdict("payload_error", code or "error_in_200", message)
     if not seen.choices:
         return Verdict("payload_error", "no_choices", "the reply's body has no choices")
-    return _answered(seen, [] if seen.finish_reasons else ["no_finish_reason"])
+    return _answered(seen, [] if seen.finish_reasons or seen.surface == "embeddings" else ["no_finish_reason"])
 
 
 def _stream(seen: Seen) -> Verdict:
@@ -124,8 +137,9 @@ def _stream(seen: Seen) -> Verdict:
         code, message = _error_of({"error": seen.stream_error})
         return Verdict("stream_error_event", code or "error_event", message)
     if not seen.is_sse and seen.error is None:
-        return Verdict("payload_error", "not_sse", "a stream was asked for and something else came")
-    if seen.done or (seen.finish_reasons and seen.error in (None, "closed")):
+        came = "" if seen.body is None else f": {str(seen.body)[:200]}"
+        return Verdict("payload_error", "not_sse", _quoted(seen) or f"a stream was asked for and JSON came{came}")
+    if (seen.done and seen.events) or (seen.finish_reasons and seen.error in (None, "closed")):
         return _answered(seen, _stream_warnings(seen))
     if seen.error == "closed" or (seen.error is None and seen.events):
         return Verdict("stream_truncated", "stream_truncated", "the stream ended without finish reason and [DONE]")
@@ -167,6 +181,19 @@ def _error_of(body: object) -> tuple[str | None, str | None]:
     return (None if code is None else str(code)), _short(error.get("message"))
 
 
+_TITLE = re.compile(rb"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
+
+
+def _quoted(seen: Seen) -> str | None:
+    """Of a body that is no JSON: the title where it is a page, else how it begins. Control characters are no words."""
+    if not seen.text:
+        return None
+    title = _TITLE.search(seen.text)
+    text = (title[1] if title else seen.text[:200]).decode("utf-8", "replace")
+    words = "".join(character if character.isprintable() else " " for character in text).split()
+    return f"a page entitled {' '.join(words)!r}" if title else " ".join(words) or None
+
+
 def _short(message: object) -> str | None:
     return None if message is None else str(message)[:300]
 
@@ -180,9 +207,12 @@ def _throttle_kind(seen: Seen, message: str) -> ThrottleKind:
     text = message.lower()
     policy = _header(seen.headers, "policy-id").lower()
     retry = _RETRY_TEXT.search(message)
+    promised = _header(seen.headers, "retry-after")
     if isinstance(seen.body, dict) and "statusCode" in seen.body and _is_gateways(seen):
         return "apim"
     if retry and not retry[2] and int(retry[1]) >= _DAY_QUOTA_SECONDS:
+        return "quota_day"
+    if promised.isdecimal() and int(promised) >= _DAY_QUOTA_SECONDS:
         return "quota_day"
     if "high demand" in text:
         return "high_demand"

@@ -58,7 +58,12 @@ OUTCOMES: tuple[str, ...] = get_args(Outcome)
 
 ThrottleKind = Literal["tokens", "requests", "ptu", "apim", "quota_day", "high_demand", "unknown"]
 
+Surface = Literal["chat", "responses", "embeddings"]
+
 Headers = tuple[tuple[str, str], ...]
+
+
+_NEVER_TIMED = {"dropped_not_sent", "orphaned"}
 
 
 class LatencyCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -93,7 +98,9 @@ class ObservedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     scheduled: float | None = field(default=None, name="probe.scheduled")
     issued: float | None = field(default=None, name="probe.issued")
 
-    operation: Literal["chat"] = field(name="gen_ai.operation.name")
+    operation: Literal["chat", "embeddings"] = field(name="gen_ai.operation.name")
+    # OpenTelemetry calls Responses a chat too.
+    surface: Surface | None = field(default=None, name="probe.surface")
     request_model: str = field(name="gen_ai.request.model")  # Azure: the deployment's name
     request_stream: bool = field(name="gen_ai.request.stream")
     request_max_tokens: int | None = field(default=None, name="gen_ai.request.max_tokens")
@@ -111,17 +118,27 @@ class ObservedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     # As received: order, case and repeats kept, because they are what the probe is for.
     headers: Headers = field(default=(), name="probe.response.headers")
+    trailers: Headers = field(default=(), name="probe.response.trailers")
 
+    # Name, TCP and TLS, each only where this call needed it; no part of any other time.
+    dns: float | None = field(default=None, name="probe.dns")
     connect: float | None = field(default=None, name="probe.connect")
     tls: float | None = field(default=None, name="probe.tls")
+    peer_address: str | None = field(default=None, name="network.peer.address")
     connection_reused: bool | None = field(default=None, name="probe.connection_reused")
     time_to_headers: float | None = field(default=None, name="probe.time_to_headers")
     # The first event can carry filter results and no text, so the first token is a second mark.
     time_to_first_chunk: float | None = field(default=None, name="gen_ai.response.time_to_first_chunk")
     time_to_first_token: float | None = field(default=None, name="probe.time_to_first_token")
-    duration: float = field(name="gen_ai.client.operation.duration")
+    # Models that stream their reasoning begin with it; the first token is the first that is for the user.
+    time_to_first_reasoning_token: float | None = field(default=None, name="probe.time_to_first_reasoning_token")
+    # Absent where nothing was sent.
+    duration: float | None = field(default=None, name="gen_ai.client.operation.duration")
     # Microseconds since issue of each event that carried content.
     event_times: tuple[int, ...] = field(default=(), name="probe.event_times")
+    # First and last position in `event_times` of events that came in one read with a later event: what is known is
+    # when they had come at the latest.
+    coalesced: tuple[tuple[int, int], ...] = field(default=(), name="probe.coalesced")
     clock: Literal["kernel", "user"] | None = field(default=None, name="probe.clock")
     loop_lag: float | None = field(default=None, name="probe.loop_lag")
 
@@ -142,12 +159,15 @@ class ObservedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
             raise ValueError("a call ends with a status or with an error")
         if self.outcome == "throttled" and self.throttle_kind is None:
             raise ValueError("a throttled call says by what, if only 'unknown'")
-        if self.duration < 0:
+        if (self.duration is None) != (self.outcome in _NEVER_TIMED):
+            raise ValueError(f"a call that came to {self.outcome!r} and lasted {self.duration} s")
+        if self.duration is not None and self.duration < 0:
             raise ValueError(f"a call cannot last {self.duration} s")
-        marks = (self.time_to_headers, self.time_to_first_chunk, self.time_to_first_token, self.duration)
-        seen = [mark for mark in marks if mark is not None]
-        if seen != sorted(seen):
-            raise ValueError(f"marks out of order: {seen}")
+        for first_token in (self.time_to_first_token, self.time_to_first_reasoning_token):
+            marks = (self.time_to_headers, self.time_to_first_chunk, first_token, self.duration)
+            seen = [mark for mark in marks if mark is not None]
+            if seen != sorted(seen):
+                raise ValueError(f"marks out of order: {seen}")
 
     def header(self, name: str) -> tuple[str, ...]:
         """Every value sent under `name` (any case), in order; empty when the header is absent."""

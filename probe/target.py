@@ -20,6 +20,9 @@ from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 import msgspec
+from msgspec import field
+
+Surface = Literal["chat", "responses", "embeddings"]
 
 DEFAULT_FILE = "targets.toml"
 V1 = "v1"
@@ -42,6 +45,10 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
     key_header: str = "api-key"
     # Reasoning models refuse `max_tokens`; servers and API versions before September 2024 know nothing else.
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    surface: Surface = "chat"
+    # Sent as given, over what we would send.
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    extra_headers: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_endpoint(f"target {self.name}", self.endpoint)
@@ -52,6 +59,7 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
         if not _HEADER_NAME.fullmatch(self.key_header):
             raise SettingsError(f"target {self.name}: {self.key_header!r} is no header's name")
+        _check_headers(f"target {self.name}", self.extra_headers, self.key_header)
 
     def __repr__(self) -> str:
         return f"Target({self.name!r}, {self.endpoint!r}, {self.deployment!r}, {self.api_version!r}, {self.gateway!r})"
@@ -70,17 +78,42 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def path(self) -> str:
-        """The request target of a chat completion, query included."""
+        """The request target of a call, query included."""
         base = urlsplit(self.endpoint).path.rstrip("/")
-        if self.api_version != V1:
-            deployment = quote(self.deployment, safe="")
-            return f"{base}/openai/deployments/{deployment}/chat/completions?api-version={self.api_version}"
-        return f"{base}/chat/completions" if base.endswith("/v1") else f"{base}/openai/v1/chat/completions"
+        surface = _PATHS[self.surface]
+        if self.api_version == V1:
+            return f"{base}/{surface}" if base.endswith("/v1") else f"{base}/openai/v1/{surface}"
+        if self.names_model:
+            return f"{base}/openai/{surface}?api-version={self.api_version}"
+        deployment = quote(self.deployment, safe="")
+        return f"{base}/openai/deployments/{deployment}/{surface}?api-version={self.api_version}"
+
+    @property
+    def names_model(self) -> bool:
+        """Whether the body, not the path, says which deployment is meant."""
+        return self.api_version == V1 or self.surface == "responses"
 
     def public(self) -> dict[str, str]:
         """What may be written down of it."""
         fields = ("name", "endpoint", "deployment", "api_version", "gateway")
         return {name: getattr(self, name) for name in fields}
+
+
+_PATHS: Mapping[Surface, str] = {
+    "chat": "chat/completions",
+    "responses": "responses",
+    "embeddings": "embeddings",
+}
+# They say who calls, where a request ends, or whom it is for.
+_NOT_TO_BE_GIVEN = {"authorization", "host", "content-length", "transfer-encoding", "api-key", "connection"}
+
+
+def _check_headers(where: str, headers: Mapping[str, str], key_header: str) -> None:
+    for name, value in headers.items():
+        if not _HEADER_NAME.fullmatch(name) or not (value.isascii() and value.isprintable()):
+            raise SettingsError(f"{where}: {name!r}: {value!r} is no header; use a name, and one line of ASCII")
+        if name.lower() in _NOT_TO_BE_GIVEN | {key_header.lower()}:
+            raise SettingsError(f"{where}: the header {name!r} is Headroom's own to send; leave it out")
 
 
 def is_loopback(host: str) -> bool:
@@ -135,6 +168,17 @@ def configured(environ: Mapping[str, str] = os.environ, folder: Path | None = No
     return {}
 
 
+def _json_setting(environ: Mapping[str, str], name: str) -> dict[str, Any]:
+    text = environ.get(name, "").strip()
+    try:
+        value = msgspec.json.decode(text) if text else {}
+    except msgspec.DecodeError as error:
+        raise SettingsError(f"{name} is no JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise SettingsError(f'{name} must be a JSON object, such as {{"temperature": 0}}')
+    return value
+
+
 def from_environment(environ: Mapping[str, str]) -> Target:
     """The target that `AZURE_OPENAI_*` and `OPENAI_API_VERSION` describe. Raises `SettingsError`."""
     endpoint = environ["AZURE_OPENAI_ENDPOINT"].strip()
@@ -159,6 +203,9 @@ def from_environment(environ: Mapping[str, str]) -> Target:
         "gateway": environ.get("HEADROOM_GATEWAY") or _gateway_of(endpoint),
         "key_header": environ.get("HEADROOM_KEY_HEADER", "api-key"),
         "max_tokens_field": environ.get("HEADROOM_MAX_TOKENS_FIELD", "max_tokens"),
+        "surface": environ.get("HEADROOM_SURFACE") or "chat",
+        "extra_body": _json_setting(environ, "HEADROOM_EXTRA_BODY"),
+        "extra_headers": _json_setting(environ, "HEADROOM_EXTRA_HEADERS"),
     }
     return _convert(settings, "environment")
 
@@ -173,6 +220,9 @@ class _Entry(msgspec.Struct, forbid_unknown_fields=True):
     api_key_env: str | None = None
     key_header: str = "api-key"
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
+    surface: Surface = "chat"
+    body: dict[str, Any] = field(default_factory=dict)
+    headers: dict[str, str] = field(default_factory=dict)
 
 
 def read_targets(path: Path, environ: Mapping[str, str]) -> dict[str, Target]:
@@ -207,6 +257,9 @@ def _from_entry(path: Path, name: str, table: object, environ: Mapping[str, str]
         "gateway": entry.gateway or _gateway_of(entry.endpoint),
         "key_header": entry.key_header,
         "max_tokens_field": entry.max_tokens_field,
+        "surface": entry.surface,
+        "extra_body": entry.body,
+        "extra_headers": entry.headers,
     }
     return _convert(settings, str(path))
 

@@ -239,6 +239,11 @@ class _Response:
 
     def release(self) -> None:
         """Lets go of the parser, which holds this object's methods, so that nothing has to collect the two."""
+        assert self._parser is not None
+        if self._exchange.status is None and self.received:
+            # Of a head that was cut off, its first line can have come.
+            status = self._parser.get_status_code()
+            self._exchange.status = status if status >= 200 else None
         self._parser = None
 
     def take(self, received: Received, clock: KernelClock) -> bool:

@@ -16,6 +16,7 @@ ROWS = (
     "probe/dialing.py",
     "probe/transport.py probe/journal.py probe/simulated.py probe/identity.py probe/advice.py probe/render.py",
     "probe/outcome.py analysis/stats.py analysis/runs.py analysis/logs.py",
+    "probe/reading.py probe/request.py",
     "probe/client.py analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py",
     "probe/cli.py locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py",
     "locustfiles/_load.py",

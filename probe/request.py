@@ -1,0 +1,63 @@
+"""The bytes of one call, as they go onto the wire.
+
+The deployment is named in a dated chat or embeddings path; everywhere else the body names it, as `model`. Whatever a
+target gives of body fields and headers wins over ours, and a body field of null takes ours away.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+
+from probe.prompts import Prompt
+from probe.target import Target
+
+USER_AGENT = "aoai-headroom/0.1"
+
+TokenProvider = Callable[[], str]
+
+
+def streams(target: Target, stream: bool) -> bool:
+    """Whether a call that is asked to stream does: embeddings never do."""
+    return stream and target.surface != "embeddings"
+
+
+def build_request(target: Target, prompt: Prompt, *, stream: bool, token: TokenProvider | None = None) -> bytes:
+    content = msgspec.json.encode(_body(target, prompt, stream))
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    default_port = 443 if target.tls else 80
+    ours = {
+        "Host": host if target.port == default_port else f"{host}:{target.port}",
+        "Accept": "text/event-stream" if stream else "application/json",
+        **_credential(target, token),
+        "User-Agent": USER_AGENT,
+        "Content-Type": "application/json",
+        "Content-Length": str(len(content)),
+    }
+    given = {name.lower() for name in target.extra_headers}
+    fields = {name: value for name, value in ours.items() if name.lower() not in given} | target.extra_headers
+    head = [f"POST {target.path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    return "\r\n".join(head).encode("latin-1") + b"\r\n\r\n" + content
+
+
+def _body(target: Target, prompt: Prompt, stream: bool) -> dict[str, Any]:
+    body: dict[str, Any] = {"model": target.deployment} if target.names_model else {}
+    if target.surface == "embeddings":
+        body["input"] = "\n".join(message["content"] for message in prompt.messages)
+    elif target.surface == "responses":
+        body |= {"input": prompt.messages, "max_output_tokens": prompt.max_tokens, "stream": stream}
+    else:
+        body |= {"messages": prompt.messages, target.max_tokens_field: prompt.max_tokens, "stream": stream}
+        if stream:
+            # Without it a stream says nothing about tokens.
+            body["stream_options"] = {"include_usage": True}
+    body |= target.extra_body
+    return {name: value for name, value in body.items() if value is not None}
+
+
+def _credential(target: Target, token: TokenProvider | None) -> dict[str, str]:
+    if target.api_key is not None:
+        return {target.key_header: target.api_key}
+    if token is None:
+        raise ValueError(f"target {target.name} has no key, and no token provider was given")
+    return {"Authorization": f"Bearer {token()}"}
