@@ -212,7 +212,7 @@ def _throttle_kind(seen: Seen, message: str) -> ThrottleKind:
         return "apim"
     if retry and not retry[2] and int(retry[1]) >= _DAY_QUOTA_SECONDS:
         return "quota_day"
-    if promised.isdecimal() and int(promised) >= _DAY_QUOTA_SECONDS:
+    if promised.isdecimal() and len(promised) < 10 and int(promised) >= _DAY_QUOTA_SECONDS:
         return "quota_day"
     if "high demand" in text:
         return "high_demand"

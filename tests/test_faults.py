@@ -1,8 +1,7 @@
 """Every fault that a call can meet, F01 to F58, through the client over real sockets: each alone, and all of them at
 5 % among healthy calls of one client.
 
-`tests/faults/table.py` has the rows; here are those that need more than one scripted reply. `xfail` marks what the
-client does not do yet, and fails once it does.
+`tests/faults/table.py` has the rows; here are those that need more than one scripted reply.
 """
 
 import re
@@ -75,18 +74,13 @@ def alone(name: str) -> Alone:
         return Alone(call, after, server.connections, len(server.requests))
 
 
-def marked(row: Fault) -> object:
-    marks = [pytest.mark.xfail(strict=True, reason=row.today)] if row.today else []
-    return pytest.param(row, id=row.name, marks=marks)
-
-
 def test_every_number_of_the_list_has_a_row_or_a_test_of_its_own() -> None:
     tests = {int(found) for name in globals() for found in re.findall(r"^test_f(\d\d)_", name)}
     rows = {int(row.number[1:]) for row in TABLE.values()}
     assert tests | rows == set(range(1, 59))
 
 
-@pytest.mark.parametrize("row", [marked(row) for row in TABLE.values()])
+@pytest.mark.parametrize("row", TABLE.values(), ids=TABLE)
 def test_a_fault_comes_out_as_what_it_is_with_what_had_come_until_then(row: Fault) -> None:
     expected = {"outcome": row.outcome, **row.keeps}
     assert facts(alone(row.name).call, expected) == expected
@@ -96,7 +90,7 @@ def test_a_fault_comes_out_as_what_it_is_with_what_had_come_until_then(row: Faul
 def test_the_call_after_a_fault_is_unharmed_and_nothing_is_sent_twice(row: Fault) -> None:
     seen = alone(row.name)
     assert (seen_as(seen.after), seen.requests) == (own(2), 2)
-    if row.survives is not None and not row.today:
+    if row.survives is not None:
         assert (seen.connections == 1) is row.survives
 
 

@@ -29,7 +29,7 @@ def made(**changes: Any) -> ObservedCall:
 seconds = st.floats(0, 1000, allow_nan=False)
 calls = st.builds(
     made,
-    outcome=st.sampled_from([name for name in OUTCOMES if name != "throttled"]),
+    outcome=st.sampled_from([name for name in OUTCOMES if name not in ("throttled", "dropped_not_sent", "orphaned")]),
     duration=seconds,
     connect=st.none() | seconds,
     headers=st.lists(
@@ -98,3 +98,11 @@ def test_a_header_is_found_in_any_case_with_all_its_values_in_order() -> None:
     call = made(headers=(("X-MS-Region", "East US"), ("date", "now"), ("x-ms-region", "West US")))
     assert call.header("x-ms-region") == ("East US", "West US")
     assert call.header("retry-after") == ()
+
+
+def test_a_call_that_was_never_sent_lasted_no_time_and_one_that_was_did() -> None:
+    never = made(outcome="dropped_not_sent", status_code=None, error_type="dropped_not_sent", duration=None)
+    assert b"duration" not in encode(never)
+    for outcome, duration in (("dropped_not_sent", 0.0), ("ok", None)):
+        with pytest.raises(ValueError, match="lasted"):
+            made(outcome=outcome, duration=duration)

@@ -22,7 +22,7 @@ NOTHING_KEPT: dict[str, Any] = {"content_events": 0, "first_token": False, "firs
 
 class Fault(NamedTuple):
     """`keeps` is what else the record says; `survives` whether the next call goes over the same connection, None where
-    that may be either; `today` why the current client does not come out so."""
+    that may be either."""
 
     name: str
     script: Script
@@ -31,7 +31,6 @@ class Fault(NamedTuple):
     stream: bool
     timeouts: Timeouts
     survives: bool | None
-    today: str
 
     @property
     def number(self) -> str:
@@ -46,12 +45,11 @@ def fault(
     stream: bool = True,
     timeouts: Timeouts = LONG,
     survives: bool | None = None,
-    today: str = "",
     **keeps: Any,
 ) -> Fault:
     """Unless the row says otherwise the status is 200, the region's header is kept, and there is no warning."""
     kept = {"status": 200, "headers": {"x-ms-region": ("East US",)}, "warnings": set[str](), **keeps}
-    return Fault(name, script, outcome, kept, stream, timeouts, survives, today)
+    return Fault(name, script, outcome, kept, stream, timeouts, survives)
 
 
 def streamed(*parts: bytes) -> bytes:

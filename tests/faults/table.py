@@ -189,13 +189,13 @@ HEADERS = [
     ],
     *[
         fault(f"F21-{name}", sends(with_line(b"x-odd: " + value)), "ok", survives=True, **READ,
-              headers={"x-odd": (value.decode("latin-1"),)}, today=today)
-        for name, value, today in (
-            ("ESC", b"\x1b[31mred\x1b[0m", "llhttp refuses control characters: protocol_error"),
-            ("DEL", b"a\x7fb", "llhttp refuses control characters: protocol_error"),
-            ("C1", b"\x9b31mred", ""),
-            ("bidi", "\u202etxt.exe\u2066".encode(), ""),
-            ("no_UTF-8", b"caf\xe9\xff\xfe", ""),
+              headers={"x-odd": (value.decode("latin-1"),)})
+        for name, value in (
+            ("ESC", b"\x1b[31mred\x1b[0m"),
+            ("DEL", b"a\x7fb"),
+            ("C1", b"\x9b31mred"),
+            ("bidi", "\u202etxt.exe\u2066".encode()),
+            ("no_UTF-8", b"caf\xe9\xff\xfe"),
         )
     ],
     fault("F22-a_value_of_200_kB", sends(with_line(b"x-large: " + b"a" * LARGE)), "ok", **READ, **TRUNCATED),
@@ -229,14 +229,14 @@ BODIES = [
     *[
         fault(f"F43-a_page_under_{status[:3]}",
               sends(head(status, REGION, "content-type: text/html", f"content-length: {len(page)}") + page),
-              outcome, stream=stream, survives=True, status=int(status[:3]), says=Holding(says), today=today)
+              outcome, stream=stream, survives=True, status=int(status[:3]), says=Holding(says))
         for page, says in (
             (b"<html><head><title>Web\x1b[31m App\nblocked</title></head><body>1</body></html>", "App"),
         )
-        for status, outcome, stream, today in (
-            ("200 OK", "payload_error", True, "the title is not extracted"),
-            ("502 Bad Gateway", "gateway_error", False, "the title is not extracted"),
-            ("403 Forbidden", "forbidden", False, "the title is not extracted"),
+        for status, outcome, stream in (
+            ("200 OK", "payload_error", True),
+            ("502 Bad Gateway", "gateway_error", False),
+            ("403 Forbidden", "forbidden", False),
         )
     ],
 ]  # fmt: skip
