@@ -40,7 +40,7 @@ _LEFT_IN_THE_JOURNAL = ("headers", "event_times", "coalesced", "trailers")
 _HEADERS = '"probe.response.headers"'
 _DERIVED = {
     "tainted": f"""CASE WHEN "probe.time_to_first_token" IS NOT NULL AND "probe.loop_lag" IS NOT NULL THEN
-        "probe.loop_lag" > {TAINT_SECONDS} AND ("probe.clock" = 'user' OR coalesce("probe.coalesced"[1][1] = 0, false))
+        "probe.loop_lag" > {TAINT_SECONDS} AND coalesce("probe.clock" = 'user' OR "probe.coalesced"[1][1] = 0, false)
     END""",
     "region": f"list_filter({_HEADERS}, lambda pair: lower(pair[1]) = 'x-ms-region')[-1][2]",
     "waits": f"list_filter({_HEADERS}, lambda pair: pair[2] IS NOT NULL"

@@ -4,10 +4,14 @@ import json
 import re
 from collections.abc import Iterable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
+import pandas as pd
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from analysis.cli import analysis
 from analysis.outcomes import over_time
@@ -110,6 +114,65 @@ def test_counts_and_times_of_a_target_are_those_of_its_calls(tmp_path: Path) -> 
     # 7 calls of 40 tokens and of 10 over the 10 seconds until the last one ended.
     assert found["seconds"] == 10.0
     assert found["tokens_per_minute"] == {"input": 7 * 40 * 6.0, "output": 7 * 10 * 6.0}
+
+
+def dropped(at: float) -> ObservedCall:
+    nothing = dict.fromkeys(("issued", "duration", "time_to_first_token", "status_code", "service_request_id"))
+    usage = dict.fromkeys(("input_tokens", "output_tokens", "response_model"))
+    said = {"outcome": "dropped_not_sent", "error_type": "dropped_not_sent", "headers": ()}
+    return call(at, **{**nothing, **usage, **said, "scheduled": at})
+
+
+def test_from_when_they_were_due_calls_took_what_they_waited_too(tmp_path: Path) -> None:
+    calls = [call(n + 0.5 * n, scheduled=float(n)) for n in range(5)] + [refused(9.0, scheduled=1.0)]
+    found = report(write_run(tmp_path, calls, arrivals="constant"))
+    first, whole = found["from_due"]
+    # Late by 0 to 2 s; the first token came after 0.1 s and the end after 1 s. A refusal is no answer.
+    assert (first["mark"], first["n"], first["p50"], first["max"]) == ("first token", 5, 1.1, pytest.approx(2.1))
+    assert (whole["mark"], whole["n"], whole["p50"], whole["max"]) == ("whole call", 5, 2.0, 3.0)
+    assert whole["p90"] == pytest.approx(2.8) and whole["p99"] == pytest.approx(2.98)
+
+
+def test_a_dropped_call_is_counted_at_its_time_and_in_no_other(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, [call(0.0, scheduled=0.0), dropped(2.0), dropped(5.0)], arrivals="poisson")
+    found = report(folder)
+    assert found["counts"]["dropped"] == 2 and found["counts"]["failed"] == found["counts"]["cancelled"] == 0
+    assert found["seconds"] == 5.0 and [row["n"] for row in found["from_due"]] == [1, 1]
+    assert list(read_run(folder).calls["at"]) == [0.0, 2.0, 5.0]
+    assert found["verdict"] == "It did not hold: 33.3% of 3 calls were answered; 66.7% dropped and never sent."
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.lists(
+        st.builds(
+            lambda lag, clock, first, coalesced: call(
+                0.0, loop_lag=lag, clock=clock, time_to_first_token=first, coalesced=coalesced
+            ),
+            st.none() | st.sampled_from([0.0, 0.0099, 0.01, 0.0101, 2.0]),
+            st.sampled_from([None, "kernel", "user"]),
+            st.none() | st.just(0.5),
+            st.sampled_from([(), ((0, 0),), ((0, 3),), ((1, 2),), ((1, 1), (3, 4))]),
+        ),
+        min_size=1,
+    )
+)
+def test_the_table_and_the_record_agree_on_what_is_tainted(calls: list[ObservedCall]) -> None:
+    with TemporaryDirectory() as folder:
+        table = read_run(write_run(Path(folder), calls)).calls
+        expected = [one.tainted for one in calls]
+        assert [None if pd.isna(one) else bool(one) for one in table["tainted"]] == expected
+
+
+def test_above_the_share_that_the_run_allows_nothing_is_said_of_first_tokens(tmp_path: Path) -> None:
+    calls = [call(n, loop_lag=0.5 if n < 2 else 0.001, clock="user") for n in range(100)]
+    allowed = report(write_run(tmp_path / "allowed", calls, options={"max_tainted": 0.02}))
+    refused = report(write_run(tmp_path / "refused", calls, options={"max_tainted": 0.01}))
+    assert allowed["tainted_share"] == refused["tainted_share"] == 0.02
+    assert allowed["targets"][0]["ttft_p50"] == 0.1 and refused["targets"][0]["ttft_p50"] is None
+    assert refused["targets"][0]["duration_p50"] == 1.0
+    assert [caveat for caveat in refused["caveats"] if caveat.startswith("No claim on time to first token: 2.0%")]
+    assert not [caveat for caveat in allowed["caveats"] if caveat.startswith("No claim")]
 
 
 def test_the_summary_has_at_most_thirty_lines_and_ends_with_the_reports_path(tmp_path: Path) -> None:
