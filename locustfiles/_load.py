@@ -4,6 +4,7 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from itertools import chain, cycle
 from pathlib import Path
 
@@ -24,6 +25,7 @@ class Load:
 
     def __init__(self, run: Run, options: Options, targets: list[Target], share: Share) -> None:
         self.run = run
+        self.options = options
         self.pause = options.pause
         self.mix = Mix(options.mix, options.stream_share, f"{options.seed}-{share.number}")
         self.began = time.perf_counter_ns() - (time.time_ns() - run.wall_ns)
@@ -39,6 +41,20 @@ class Load:
         self._timeouts = options.timeouts
         self._token = token_for(targets)
         self._idle: list[Client] = []
+
+    @property
+    def token(self) -> Callable[[], str] | None:
+        return self._token
+
+    @cached_property
+    def application(self) -> Journal:
+        """Of what applications saw; its file is there from the first use on. Raises `JournalError`."""
+        return Journal(self.run, "application")
+
+    def close(self) -> None:
+        self.journal.close()
+        if "application" in vars(self):
+            self.application.close()
 
     def next_target(self) -> Target:
         return next(self._targets)

@@ -22,6 +22,7 @@ OPTIONS = (
     ("--max-in-flight", "HEADROOM_MAX_IN_FLIGHT", "1000", "open model: most calls open at once in a process"),
     ("--pause", "HEADROOM_PAUSE", "1", "closed model: seconds a user waits after a call without an answer"),
     ("--call-timeout", "HEADROOM_CALL_TIMEOUT", "600", "seconds after which a call is given up"),
+    ("--sdk-retries", "HEADROOM_SDK_RETRIES", "", "sdk_retries.py: retries of the SDK; by default its own number, 2"),
     ("--seed", "HEADROOM_SEED", "1", "of the mix and the arrivals"),
     ("--results", "HEADROOM_RESULTS", "results", "folder that runs are kept in"),
 )
@@ -38,6 +39,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     max_in_flight: int
     pause: float
     call_timeout: float
+    sdk_retries: int | None
     seed: str
     results: str
 
@@ -72,6 +74,7 @@ def read_options(parsed: Any) -> Options:
         max_in_flight=int(_number(text, "--max-in-flight", 1, 100_000)),
         pause=_number(text, "--pause", 0, 3600),
         call_timeout=_number(text, "--call-timeout", 0.1, 86_400),
+        sdk_retries=int(_number(text, "--sdk-retries", 0, 100)) if text["--sdk-retries"] else None,
         seed=text["--seed"],
         results=text["--results"] or "results",
     )

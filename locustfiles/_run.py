@@ -124,7 +124,7 @@ class Session:
         load, self.load = self.load, None
         if load is None:
             return
-        load.journal.close()
+        load.close()
         runner = self.environment.runner
         if isinstance(runner, WorkerRunner):
             return
