@@ -96,8 +96,14 @@ class ApplicationCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
     @property
     def hidden_waiting(self) -> float:
-        """Seconds of the call in which no attempt was under way."""
-        return max(0.0, self.duration - sum(attempt.duration for attempt in self.attempts))
+        """Seconds from the end of one attempt to the start of the next, or to that of a call cancelled in between.
+
+        What the SDK needs before its first attempt and after its last is not waiting.
+        """
+        resumed = [attempt.start for attempt in self.attempts[1:]]
+        if self.error_type == CANCELLED and self.attempts and self.attempts[-1].failed:
+            resumed.append(self.duration)
+        return sum(at - one.start - one.duration for one, at in zip(self.attempts, resumed, strict=False))
 
     @property
     def hidden(self) -> tuple[Attempt, ...]:

@@ -30,6 +30,11 @@ from probe.stamps import Stamp
 from probe.target import V1, Surface, Target
 
 _CONNECT_SECONDS = 5.0
+_CREATE: Mapping[Surface, Callable[[openai.OpenAI], Callable[..., Any]]] = {
+    "chat": lambda sdk: sdk.chat.completions.create,
+    "responses": lambda sdk: sdk.responses.create,
+    "embeddings": lambda sdk: sdk.embeddings.create,
+}
 _VISIBLE = {"response.output_text.delta", "response.refusal.delta", "response.function_call_arguments.delta"}
 _ENDS = {"response.completed", "response.incomplete", "response.failed"}
 
@@ -136,12 +141,8 @@ def _calling(sdk: openai.OpenAI, target: Target, prompt: Prompt, stream: bool) -
     """The SDK's method for the target's surface, with everything that it is called with."""
     given = target.extra_body
     ours = {name: value for name, value in asked(target, prompt, stream).items() if given.get(name, "") is not None}
-    creates: dict[Surface, Any] = {
-        "chat": sdk.chat.completions.create,
-        "responses": sdk.responses.create,
-        "embeddings": sdk.embeddings.create,
-    }
-    create = creates[target.surface]
+    # Before the clock starts, because the SDK imports a surface when it is first asked for.
+    create = _CREATE[target.surface](sdk)
     extra_body = {name: value for name, value in given.items() if value is not None}
     extra = {"extra_body": extra_body or None, "extra_headers": target.extra_headers or None}
     return lambda: create(model=target.deployment, **ours, **extra)
