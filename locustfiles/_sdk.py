@@ -55,6 +55,9 @@ class SDKUser(AzureOpenAIUser):
         client = self._idle.pop() if self._idle else self._new_client(load)
         try:
             observe(self.environment, client, load.next_target(), arrival.ask, scheduled=arrival.due)
+        except StopUser:
+            # The journal cannot be written, which stops the whole run.
+            return
         finally:
             self._idle.append(client)
             load.in_hand -= 1
@@ -71,10 +74,10 @@ def observe(
     environment: Environment, client: SDKClient, target: Target, ask: Ask, scheduled: float | None = None
 ) -> ApplicationCall:
     """One call, on record. Raises `StopUser` where the record cannot be kept, and what interrupted the call."""
-    journal = running().application
+    load = running()
     call = client.observe(target, ask.prompt, stream=ask.stream, traffic=ask.traffic, scheduled=scheduled)
     try:
-        journal.append(call)
+        load.application.append(call)
     except JournalError as error:
         session.fail(error)
         raise StopUser from None
