@@ -8,9 +8,9 @@ came through the SDK: which refusals it hid, how much waiting, and the time to f
 draw on the same quota, and a refused attempt counts there too, so each makes the other's throttling worse: this
 compares views of one service, not two ways to call it.
 
-Costs what the calls cost, as `mixed.py` does. The SDK takes 10 to 40 times the CPU of the measuring client: from some 50
-streams at once in a process on, its times are the process's own. At its end a run waits for calls that the SDK is still
-retrying.
+Costs what the calls cost, as `mixed.py` does. The SDK takes 10 to 40 times the CPU of the measuring client: from some
+50 streams at once in a process on, its times are the process's own. At its end a run waits for calls that the SDK is
+still retrying.
 """
 
 from locust import constant, task
@@ -24,7 +24,6 @@ listen("sdk_retries")
 
 class MeasuringUser(AzureOpenAIUser):
     wait_time = constant(0)
-    weight = 1
 
     @task
     def measure(self) -> None:
@@ -37,7 +36,6 @@ class MeasuringUser(AzureOpenAIUser):
 
 class ApplicationUser(SDKUser):
     wait_time = constant(0)
-    weight = 1
 
     @task
     def use(self) -> None:
