@@ -4,7 +4,7 @@ BIN := .venv/bin
 DEMO_TIME ?= 30s
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test check format bench lock clean
+.PHONY: demo test soak check format bench lock clean
 
 demo: .venv/.run
 	@HEADROOM_SIMULATE=1 $(BIN)/locust --headless --run-time $(DEMO_TIME) --loglevel WARNING
@@ -12,6 +12,10 @@ demo: .venv/.run
 
 test: check
 	@$(BIN)/python -m pytest
+
+# The proofs that take minutes.
+soak: .venv/.test
+	@$(BIN)/python -m pytest -m soak
 
 check: .venv/.test
 	@$(BIN)/ruff format --check --quiet

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analysis.stats import quantile
-from probe.application import CANCELLED, ApplicationCall, decode
+from probe.application import CANCELLED, DROPPED, ApplicationCall, decode
 
 
 class View(NamedTuple):
@@ -62,7 +62,6 @@ _COLUMNS = [
     "attempts",
     "hidden",
     "waiting",
-    "duration",
     "ttft",
     "attempt_ttft",
     "unfinished",
@@ -79,7 +78,6 @@ def _row(call: ApplicationCall) -> dict[str, Any]:
         "attempts": len(call.attempts),
         "hidden": len(call.hidden),
         "waiting": call.hidden_waiting,
-        "duration": call.duration,
         "ttft": call.time_to_first_token,
         "attempt_ttft": call.attempt_time_to_first_token,
         # The SDK calls it a success, but it broke off.
@@ -94,15 +92,16 @@ def _hidden_rows(call: ApplicationCall) -> list[dict[str, Any]]:
 
 
 def totals(view: View) -> dict[str, Any]:
-    """Calls, succeeded, failed, cancelled, retried, unfinished, attempts, hidden, and `waiting` seconds."""
+    """Calls, how they ended, retried, unfinished, attempts, hidden, and `waiting` seconds."""
     calls = view.calls
-    cancelled = int((calls["error_type"] == CANCELLED).sum())
+    cancelled, dropped = (int((calls["error_type"] == name).sum()) for name in (CANCELLED, DROPPED))
     succeeded = int(calls["succeeded"].sum())
     return {
         "calls": len(calls),
         "succeeded": succeeded,
-        "failed": len(calls) - succeeded - cancelled,
+        "failed": len(calls) - succeeded - cancelled - dropped,
         "cancelled": cancelled,
+        "dropped": dropped,
         "retried": int((calls["attempts"] > 1).sum()),
         "unfinished": int(calls["unfinished"].sum()),
         "attempts": int(calls["attempts"].sum()),

@@ -4,7 +4,7 @@ import pandas as pd
 
 from analysis.stats import quantile
 
-GROUPS = ("answered", "throttled", "failed", "cancelled")
+GROUPS = ("answered", "throttled", "failed", "cancelled", "dropped")
 
 
 def by_target(calls: pd.DataFrame, seconds: float) -> pd.DataFrame:
@@ -42,11 +42,11 @@ def _table(calls: pd.DataFrame, keys: list[str], seconds: float) -> pd.DataFrame
 
 
 def over_time(calls: pd.DataFrame, bins: int = 60) -> pd.DataFrame:
-    """Calls ended in each stretch of the run by outcome: index its middle in seconds, a column an outcome.
+    """Calls ended or dropped in each stretch of the run by outcome: index its middle in seconds, a column an outcome.
 
     Stretches are equally long, at least a second, and there is one also where nothing ended. Needs a call or more.
     """
-    ended = calls["at"] + calls["duration"]
+    ended = calls["at"] + calls["duration"].fillna(0.0)
     width = max(1.0, float(ended.max()) / bins)
     number = (ended // width).astype(int)
     table = pd.crosstab(number, calls["outcome"]).reindex(range(int(number.max()) + 1), fill_value=0)
@@ -67,3 +67,32 @@ def tokens_per_minute(calls: pd.DataFrame, seconds: float) -> dict[str, float]:
 def lateness(calls: pd.DataFrame) -> pd.Series:
     """Seconds between when a call was due and when it was issued, where calls were scheduled."""
     return (calls["issued"] - calls["scheduled"]).dropna()
+
+
+def from_due(calls: pd.DataFrame) -> pd.DataFrame:
+    """How long after they were due answered calls had their first token and their end: what a user would have waited.
+
+    A row a mark (`first token`, `whole call`) that any has: n, p50, p90, p95, p99 and max in seconds. Empty for the
+    closed model.
+    """
+    answered = calls[calls["group"] == "answered"]
+    late = lateness(answered)
+    rows = []
+    for mark, column in (("first token", "time_to_first_token"), ("whole call", "duration")):
+        times = (late + answered[column]).dropna()
+        if len(times):
+            quantiles = {f"p{percent}": quantile(times, percent / 100) for percent in (50, 90, 95, 99)}
+            rows.append({"mark": mark, "n": len(times), **quantiles, "max": float(times.max())})
+    return pd.DataFrame(rows, columns=["mark", "n", "p50", "p90", "p95", "p99", "max"])
+
+
+def without_late_marks(calls: pd.DataFrame, most: float) -> tuple[pd.DataFrame, float | None]:
+    """The calls as they can be reported, and the share of tainted first tokens (None where nothing is known of them).
+
+    With a larger share than `most` no first token is left: nobody can say by how much their quantiles are wrong.
+    """
+    known = calls["tainted"].dropna()
+    share = float(known.mean()) if len(known) else None
+    if share is None or share <= most:
+        return calls, share
+    return calls.assign(time_to_first_token=float("nan")), share

@@ -16,7 +16,15 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from analysis import application, plots
 from analysis.logs import Logs, read_logs
-from analysis.outcomes import GROUPS, by_target, by_traffic, lateness, tokens_per_minute
+from analysis.outcomes import (
+    GROUPS,
+    by_target,
+    by_traffic,
+    from_due,
+    lateness,
+    tokens_per_minute,
+    without_late_marks,
+)
 from analysis.regions import FEW, by_region
 from analysis.runs import Run, Target
 from analysis.stats import quantile
@@ -35,13 +43,16 @@ class Findings(NamedTuple):
     """Tables as their modules give them; `coverage` is None where no logs were given, `view` where no application was.
 
     `joined` has the calls with `estimated_tokens` and what the logs say of them; `unknown` is how many calls could not
-    be estimated for each reason, and `countable` how many could be drawn from.
+    be estimated for each reason, and `countable` how many could be drawn from. `tainted` is the share of first tokens
+    that may be late by the generator's doing; above what the run allows, `run` has none of them.
     """
 
     run: Run
     counts: dict[str, int]
     tokens_per_minute: dict[str, float]
     late_p99: float | None
+    tainted: float | None
+    from_due: pd.DataFrame
     targets: pd.DataFrame
     traffic: pd.DataFrame
     throttling: pd.DataFrame
@@ -56,7 +67,8 @@ class Findings(NamedTuple):
 
 
 def analyse(run: Run, log_folders: list[Path]) -> Findings:
-    calls = run.calls
+    calls, tainted = without_late_marks(run.calls, run.about.options.max_tainted)
+    run = run._replace(calls=calls)
     logs = read_logs(log_folders)
     countable = calls[calls["response_model"].notna()]
     estimated = estimates(countable.sample(min(len(countable), MOST_ESTIMATES), random_state=0))
@@ -71,6 +83,8 @@ def analyse(run: Run, log_folders: list[Path]) -> Findings:
         counts={"calls": len(calls)} | {name: int((calls["group"] == name).sum()) for name in GROUPS},
         tokens_per_minute=tokens_per_minute(calls, run.seconds),
         late_p99=quantile(lateness(calls), 0.99),
+        tainted=tainted,
+        from_due=from_due(calls),
         targets=by_target(calls, run.seconds),
         traffic=by_traffic(calls, run.seconds),
         throttling=by_cause(calls),
@@ -104,6 +118,8 @@ def verdict(findings: Findings) -> str:
         parts.append(f"{_share(counts['failed'], calls)} failed, mostly as {_commonest(findings, 'failed')}")
     if counts["cancelled"]:
         parts.append(f"{_share(counts['cancelled'], calls)} cancelled")
+    if counts["dropped"]:
+        parts.append(f"{_share(counts['dropped'], calls)} dropped and never sent")
     held = "It held" if counts["answered"] == calls - counts["cancelled"] else "It did not hold"
     return f"{held}: {'; '.join(parts)}."
 
@@ -123,11 +139,7 @@ def _share(part: int, whole: int) -> str:
 def caveats(findings: Findings) -> list[str]:
     """What a reader must know before believing the figures."""
     run = findings.run
-    found = []
-    if run.about.arrivals == "closed":
-        found.append("Closed model: users wait for their answers, so queueing is not measured.")
-    if findings.late_p99 is not None and findings.late_p99 > 0.05:
-        found.append(f"Calls were issued late by {_seconds(findings.late_p99)} (p99): the generator was the limit.")
+    found = _about_time(findings)
     if run.skipped:
         found.append(f"{run.skipped:,} lines of the journal were no records and were skipped.")
     how = run.about.ended.how if run.about.ended else None
@@ -150,6 +162,30 @@ def _about_the_application(findings: Findings) -> list[str]:
     if view.skipped:
         found.append(f"{view.skipped:,} lines of the application's file were no records and were skipped.")
     return found
+
+
+def _about_time(findings: Findings) -> list[str]:
+    found = []
+    if findings.run.about.arrivals == "closed":
+        found.append("Closed model: users wait for their answers, so queueing is not measured.")
+    if findings.late_p99 is not None and findings.late_p99 > 0.05:
+        found.append(f"Calls were issued late by {_seconds(findings.late_p99)} (p99): the generator was the limit.")
+    if findings.counts["dropped"]:
+        found.append("Calls were dropped, as too many were open: times from due would be longer with them.")
+    if (why := _no_claim(findings)) is not None:
+        found.append(why)
+    return found
+
+
+def _no_claim(findings: Findings) -> str | None:
+    """Why nothing is said of first tokens, where the generator was too late itself."""
+    most = findings.run.about.options.max_tainted
+    if findings.tainted is None or findings.tainted <= most:
+        return None
+    return (
+        f"No claim on time to first token: {findings.tainted:.1%} of them may have been stamped late by the generator"
+        f" itself (allowed: {most:.1%}). Give the load more processes, or fewer calls."
+    )
 
 
 def _about_estimates(findings: Findings) -> list[str]:
@@ -178,7 +214,7 @@ def _about_logs(findings: Findings) -> list[str]:
 
 def text(findings: Findings, report: str) -> str:
     """At most `MOST_LINES`, the last of them the report's path; where there is much to tell the tables give way."""
-    tables = (_target_rows, _application_rows, _throttling_rows, _region_rows, _token_rows)
+    tables = (_target_rows, _due_rows, _application_rows, _throttling_rows, _region_rows, _token_rows)
     shown = [table for table in (rows(findings) for rows in tables) if len(table) > 1]
     head = [verdict(findings), *_facts(findings)]
     tail = [*(f"! {caveat}" for caveat in caveats(findings)), report]
@@ -206,6 +242,8 @@ def _facts(findings: Findings) -> list[str]:
     facts = [f"{_plain(about.scenario or 'run')} for {run.seconds:.0f} s{model}{_issued_late(findings)}"]
     if rates:
         facts[0] += f"; tokens a minute: {rates}"
+    if findings.tainted is not None:
+        facts[0] += f"; first tokens tainted: {findings.tainted:.1%}"
     if findings.view is not None:
         facts.append(_seen_by_the_application(findings.view))
     coverage = findings.coverage
@@ -256,6 +294,15 @@ def _call_rows(key: str, table: pd.DataFrame) -> list[list[str]]:
 
 def _times(row: dict[str, Any]) -> list[str]:
     return [_seconds(row[name]) for name in ("ttft_p50", "ttft_p95", "duration_p50", "duration_p95")]
+
+
+def _due_rows(findings: Findings) -> list[list[str]]:
+    quantiles = ("p50", "p90", "p95", "p99", "max")
+    rows = [
+        [row["mark"], f"{row['n']:,}", *(_seconds(row[name]) for name in quantiles)]
+        for row in _records(findings.from_due)
+    ]
+    return [["after it was due", "n", *quantiles], *rows]
 
 
 def _application_rows(findings: Findings) -> list[list[str]]:
@@ -369,7 +416,7 @@ def _seconds(value: float | None) -> str:
 def as_json(findings: Findings, report: str) -> dict[str, Any]:
     """The figures of the text, unrounded; absent is null."""
     run = findings.run
-    frames = ("targets", "traffic", "throttling", "regions", "tokens")
+    frames = ("from_due", "targets", "traffic", "throttling", "regions", "tokens")
     coverage = findings.coverage
     return {
         "run": run.name,
@@ -382,11 +429,17 @@ def as_json(findings: Findings, report: str) -> dict[str, Any]:
         "counts": findings.counts | {"preflight": len(run.preflight), "skipped_lines": run.skipped},
         "tokens_per_minute": findings.tokens_per_minute,
         "lateness_p99": findings.late_p99,
+        "queueing": _queueing(run.about.arrivals),
+        "tainted_share": findings.tainted,
         "logs": None if coverage is None else coverage._asdict() | _said_of_logs(findings.logs),
         **{name: _records(getattr(findings, name)) for name in frames},
         "application": None if findings.view is None else _application(findings.view),
         "report": report,
     }
+
+
+def _queueing(arrivals: str | None) -> str | None:
+    return None if arrivals is None else "not measured" if arrivals == "closed" else "measured"
 
 
 def _application(view: application.View) -> dict[str, Any]:
@@ -433,14 +486,15 @@ def _panels(findings: Findings) -> list[Panel]:
         lambda: plots.outcomes(calls),
         "No calls.",
     )
-    return [outcomes, *_panels_of_times(calls), *_panels_of_limits(findings)]
+    return [outcomes, *_panels_of_times(findings), *_panels_of_limits(findings)]
 
 
-def _panels_of_times(calls: pd.DataFrame) -> list[Panel]:
+def _panels_of_times(findings: Findings) -> list[Panel]:
+    calls = findings.run.calls
     answered = calls[calls["group"] == "answered"]
     answered = answered.assign(kind=answered["request_stream"].map({True: "stream", False: "whole"}))
     streams = answered.dropna(subset=["time_to_first_token"])
-    no_stream = "No stream was answered, so there is no first token."
+    no_stream = _no_claim(findings) or "No stream was answered, so there is no first token."
     marks = "A curve further left is faster. Circles mark medians, squares the 95th percentile."
     return [
         _panel(
@@ -493,7 +547,7 @@ def _panels_of_limits(findings: Findings) -> list[Panel]:
             "Box: the middle half, line: median, whiskers: 5th to 95th percentile. The region is the resource's.",
             regions,
             lambda: plots.regions(regions),
-            "No answered stream named its region (x-ms-region).",
+            _no_claim(findings) or "No answered stream named its region (x-ms-region).",
         ),
         _panel(
             "Token counts held against each other",
@@ -520,6 +574,7 @@ def html(findings: Findings) -> str:
         panels=_panels(findings),
         tables=[
             ("By target", _target_rows(findings)),
+            ("From when calls were due", _due_rows(findings)),
             ("By class of traffic", _traffic_rows(findings)),
             ("The application's view: by target", _application_rows(findings)),
             ("The application's view: what the SDK hid", _hidden_rows(findings)),
@@ -548,10 +603,11 @@ def _headline(findings: Findings) -> list[tuple[str, str, str]]:
         (group, _share(counts[group], counts["calls"]) if counts["calls"] else "-", f"{counts[group]:,} of {calls_of}")
         for group in ("answered", "throttled", "failed")
     ]
-    numbers += [
-        ("time to first token, p50", _seconds(quantile(first, 0.5)), f"{len(first):,} answered streams"),
-        ("time to first token, p95", _seconds(quantile(first, 0.95)), f"{len(first):,} answered streams"),
-    ]
+    unclaimed = _no_claim(findings) is not None
+    for percent in (50, 95):
+        figure = "no claim" if unclaimed else _seconds(quantile(first, percent / 100))
+        basis = f"{findings.tainted:.1%} may be late" if unclaimed else f"{len(first):,} answered streams"
+        numbers.append((f"time to first token, p{percent}", figure, basis))
     for name, rate in findings.tokens_per_minute.items():
         known = int(calls[f"{name}_tokens"].notna().sum())
         numbers.append((f"{name} tokens a minute", f"{rate:,.0f}", f"usage of {known:,} calls"))

@@ -2,12 +2,14 @@
 
 The columns are the fields of `ObservedCall` under their Python names, typed as declared there, and besides:
 
-    group         answered | throttled | failed | cancelled
-    at            seconds since the run's first call was issued; by the wall clock only where calls lack `issued`
+    group         answered | throttled | failed | cancelled | dropped (was due and never sent)
+    at            seconds since the run's first call was issued or dropped; by the wall clock only where calls lack both
+    tainted       whether the generator may have made the first token late (`ObservedCall.tainted`)
     region        `x-ms-region` as last sent
     retry_after   seconds that a refusal asked to wait (`retry-after-ms`, else `retry-after`)
 
-`headers` and `event_times` stay in the journal: they are most of its bytes, and what the tables need of them is above.
+Headers and the times of events stay in the journal: they are most of its bytes, and what the tables need of them is
+above.
 Nothing is filled in: what was not observed is NA. The small calls that check the targets before a run are kept apart.
 """
 
@@ -23,19 +25,23 @@ import pandas as pd
 
 from probe.headers import retry_after
 from probe.journal import RUN_FILE
-from probe.record import OUTCOMES, LatencyCheckpoint, ObservedCall
+from probe.record import NEVER_TIMED, OUTCOMES, TAINT_SECONDS, LatencyCheckpoint, ObservedCall
 
 PREFLIGHT = "preflight"
 ANSWERED = ("ok", "ok_length", "filtered_output")
-CANCELLED = ("cancelled_user", "cancelled_deadline", "budget_stop", "dropped_not_sent", "orphaned")
+CANCELLED = ("cancelled_user", "cancelled_deadline", "budget_stop", "orphaned")
+DROPPED = "dropped_not_sent"
 # A record with every header a server may send; DuckDB's own limit is lower.
 _LARGEST_LINE = 256 * 1024 * 1024
 
 _SQL_TYPES = {str: "VARCHAR", int: "BIGINT", float: "DOUBLE", bool: "BOOLEAN", LatencyCheckpoint: "JSON"}
 _FIELDS = msgspec.structs.fields(ObservedCall)
-_LEFT_IN_THE_JOURNAL = ("headers", "event_times")
+_LEFT_IN_THE_JOURNAL = ("headers", "event_times", "coalesced", "trailers")
 _HEADERS = '"probe.response.headers"'
-_OF_HEADERS = {
+_DERIVED = {
+    "tainted": f"""CASE WHEN "probe.time_to_first_token" IS NOT NULL AND "probe.loop_lag" IS NOT NULL THEN
+        "probe.loop_lag" > {TAINT_SECONDS} AND ("probe.clock" = 'user' OR coalesce("probe.coalesced"[1][1] = 0, false))
+    END""",
     "region": f"list_filter({_HEADERS}, lambda pair: lower(pair[1]) = 'x-ms-region')[-1][2]",
     "waits": f"list_filter({_HEADERS}, lambda pair: pair[2] IS NOT NULL"
     " AND lower(pair[1]) IN ('retry-after', 'retry-after-ms', 'date'))",
@@ -58,12 +64,19 @@ class Ended(msgspec.Struct, frozen=True):
     how: str | None = None
 
 
+class Asked(msgspec.Struct, frozen=True):
+    """Of a run's options."""
+
+    max_tainted: float = 0.01
+
+
 class About(msgspec.Struct, frozen=True):
     """What the report uses of run.json. `logs` are relative to the run's folder; a run that is on has not `ended`."""
 
     run_id: str
     scenario: str | None = None
     arrivals: str | None = None
+    options: Asked = Asked()
     targets: tuple[Target, ...] = ()
     versions: dict[str, str] = {}
     logs: tuple[str, ...] = ()
@@ -86,7 +99,8 @@ class Run(NamedTuple):
     @property
     def seconds(self) -> float:
         """From the first call's issue to the last one's end; 0 without calls."""
-        return 0.0 if self.calls.empty else float((self.calls["at"] + self.calls["duration"]).max())
+        ends = self.calls["at"] + self.calls["duration"].fillna(0.0)
+        return 0.0 if ends.empty else float(ends.max())
 
 
 def read_run(folder: Path) -> Run:
@@ -129,7 +143,7 @@ def _read_about(folder: Path) -> About:
 
 def _read_journal(files: list[Path]) -> pd.DataFrame:
     kept = {field.name: f'"{field.encode_name}"' for field in _FIELDS if field.name not in _LEFT_IN_THE_JOURNAL}
-    columns = kept | _OF_HEADERS
+    columns = kept | _DERIVED
     if not files:
         return pd.DataFrame(columns=list(columns))
     names = ", ".join(f'{expression} AS "{name}"' for name, expression in columns.items())
@@ -160,7 +174,8 @@ def _sql_type(declared: Any) -> str:
 def _is_record(table: pd.DataFrame) -> pd.Series:
     """Whether each line has what every record has; DuckDB reads what is missing or of another type as NULL."""
     complete = table[[field.name for field in _FIELDS if field.required]].notna().all(axis=1)
-    possible = table["outcome"].isin(OUTCOMES) & (table["duration"] >= 0)
+    timed = table["duration"] >= 0
+    possible = table["outcome"].isin(OUTCOMES) & (timed | table["outcome"].isin(NEVER_TIMED))
     return complete & possible & ((table["outcome"] != "throttled") | table["throttle_kind"].notna())
 
 
@@ -170,6 +185,7 @@ def _enrich(calls: pd.DataFrame) -> pd.DataFrame:
     calls.loc[outcome.isin(ANSWERED), "group"] = "answered"
     calls.loc[outcome == "throttled", "group"] = "throttled"
     calls.loc[outcome.isin(CANCELLED), "group"] = "cancelled"
+    calls.loc[outcome == DROPPED, "group"] = "dropped"
     waits = zip(calls.pop("waits"), calls["group"], strict=True)
     calls["retry_after"] = pd.array([None if group == "answered" else _wait(sent) for sent, group in waits], "Float64")
     return calls
@@ -182,7 +198,7 @@ def _wait(sent: Any) -> float | None:
 
 def _since_the_first(calls: pd.DataFrame) -> pd.Series:
     """In seconds. The wall clock can be set while a run is on, so it serves only where nothing else is on record."""
-    issued = calls["issued"]
+    issued = calls["issued"].fillna(calls["scheduled"])
     if issued.isna().any():
         issued = calls["start_time_unix_nano"] / 1e9
     return pd.Series(issued - issued.min(), dtype="float64")

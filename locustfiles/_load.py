@@ -1,6 +1,10 @@
-"""What one process needs to take part in a run: its journal, its clients, its part of the arrivals."""
+"""What one process needs to take part in a run: its journal, its clients, its part of the arrivals, its watchdog.
 
-import os
+Garbage collection stops the process for as long as it has objects to look at. What is there when a run begins is put
+out of its sight, and it looks at the rest a hundred times less often than usual; calls leave no cycles behind.
+"""
+
+import gc
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -10,14 +14,26 @@ from pathlib import Path
 
 from gevent.lock import BoundedSemaphore
 
-from locustfiles._arrivals import Arrival, Share, poisson, read_trace, replay
+from locustfiles._arrivals import (
+    Arrival,
+    Share,
+    at_times,
+    constant,
+    poisson,
+    read_schedule,
+    read_trace,
+    replay,
+)
 from locustfiles._hub import HubWaiting
 from locustfiles._options import Options
+from locustfiles._watchdog import Watchdog
 from probe.client import Client
 from probe.journal import Journal, Run
 from probe.prompts import Mix
 from probe.record import ObservedCall
 from probe.target import Target
+
+_RARELY = (70_000, 50, 50)
 
 
 class Load:
@@ -30,9 +46,10 @@ class Load:
         self.mix = Mix(options.mix, options.stream_share, f"{options.seed}-{share.number}")
         self.began = time.perf_counter_ns() - (time.time_ns() - run.wall_ns)
         self.journal = Journal(run)
-        self.outcomes: Counter[str] = Counter()
+        # How many calls were scheduled (open model), sent and dropped, and how many first tokens timed and tainted.
+        self.tally: Counter[str] = Counter()
         # The open model: what is due, and room for calls in flight.
-        self.scheduled = options.arrivals != "closed"
+        self.is_open = options.is_open
         self.slots = BoundedSemaphore(options.max_in_flight)
         # Arrivals that were taken and whose calls have not ended.
         self.in_hand = 0
@@ -41,6 +58,20 @@ class Load:
         self._timeouts = options.timeouts
         self._token = token_for(targets)
         self._idle: list[Client] = []
+        self._kernel_stamps = options.clock == "kernel"
+        self._watchdog = Watchdog()
+        self._usually = gc.get_threshold()
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(*_RARELY)
+
+    def close(self) -> None:
+        self.journal.close()
+        if "application" in vars(self):
+            self.application.close()
+        self._watchdog.stop()
+        gc.set_threshold(*self._usually)
+        gc.unfreeze()
 
     @property
     def token(self) -> Callable[[], str] | None:
@@ -51,11 +82,6 @@ class Load:
         """Of what applications saw; its file is there from the first use on. Raises `JournalError`."""
         return Journal(self.run, "application")
 
-    def close(self) -> None:
-        self.journal.close()
-        if "application" in vars(self):
-            self.application.close()
-
     def next_target(self) -> Target:
         return next(self._targets)
 
@@ -65,7 +91,8 @@ class Load:
             timeouts=self._timeouts,
             token=self._token,
             waiting=HubWaiting(),
-            stamps=os.environ.get("HEADROOM_CLOCK") != "user",
+            loop_lag=self._watchdog.worst_since,
+            stamps=self._kernel_stamps,
         )
 
     def borrow(self) -> Client:
@@ -85,6 +112,11 @@ class Load:
         self.in_hand += arrival is not None
         return arrival
 
+    def take_slot(self) -> bool:
+        """Whether the call that is due now can be sent."""
+        self.tally["scheduled"] += 1
+        return bool(self.slots.acquire(blocking=False))
+
     def put_back(self, arrival: Arrival) -> None:
         """An arrival that was taken and not sent, for whoever asks next."""
         self.in_hand -= 1
@@ -93,7 +125,11 @@ class Load:
     def append(self, call: ObservedCall) -> None:
         """Raises `JournalError`."""
         self.journal.append(call)
-        self.outcomes[call.outcome] += 1
+        if call.outcome == "dropped_not_sent":
+            self.tally["dropped"] += 1
+        if call.tainted is not None:
+            self.tally["first_tokens"] += 1
+            self.tally["tainted"] += call.tainted
 
 
 def token_for(targets: list[Target]) -> Callable[[], str] | None:
@@ -109,4 +145,10 @@ def _arrivals(options: Options, mix: Mix, share: Share) -> Iterator[Arrival]:
     if options.trace is not None:
         rows = read_trace(Path(options.trace), options.trace_seconds)
         return replay(rows, options.trace_speed, options.stream_share, options.seed, share)
-    return iter(()) if options.rate is None else poisson(options.rate, mix, options.seed, share)
+    if options.schedule is not None:
+        return at_times(read_schedule(Path(options.schedule)), mix, share)
+    if options.rate is None:
+        return iter(())
+    if options.arrivals == "constant":
+        return constant(options.rate, mix, share)
+    return poisson(options.rate, mix, options.seed, share)

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -15,13 +15,17 @@ OPTIONS = (
     ("--targets", "HEADROOM_TARGETS", "", "names of the targets to call, with commas; by default all there are"),
     ("--stream-share", "HEADROOM_STREAM_SHARE", "0.7", "share of the calls that stream, 0 to 1"),
     ("--mix", "HEADROOM_MIX", "", "TOML file of traffic classes; by default a production conversation's"),
-    ("--rate", "HEADROOM_RATE", "", "open model: calls a second, arriving at random whatever the service does"),
+    ("--rate", "HEADROOM_RATE", "", "open model: calls a second, whatever the service does"),
+    ("--arrivals", "HEADROOM_ARRIVALS", "poisson", "how the calls of --rate arrive: poisson, or constant gaps"),
+    ("--schedule", "HEADROOM_SCHEDULE", "", "open model: file of the seconds at which calls are due, one a line"),
     ("--trace", "HEADROOM_TRACE", "", "open model: CSV trace to replay (TIMESTAMP,ContextTokens,GeneratedTokens)"),
     ("--trace-speed", "HEADROOM_TRACE_SPEED", "1", "replay so many times faster than recorded"),
     ("--trace-seconds", "HEADROOM_TRACE_SECONDS", "", "replay only this much of the trace's own time"),
-    ("--max-in-flight", "HEADROOM_MAX_IN_FLIGHT", "1000", "open model: most calls open at once in a process"),
+    ("--max-in-flight", "HEADROOM_MAX_IN_FLIGHT", "1000", "open model: most calls open in a process; more are dropped"),
     ("--pause", "HEADROOM_PAUSE", "1", "closed model: seconds a user waits after a call without an answer"),
     ("--call-timeout", "HEADROOM_CALL_TIMEOUT", "600", "seconds after which a call is given up"),
+    ("--clock", "HEADROOM_CLOCK", "kernel", "arrival stamps: the kernel's (on Linux), or user: this process's own"),
+    ("--max-tainted", "HEADROOM_MAX_TAINTED", "0.01", "share of late stamps up to which first tokens are reported"),
     ("--sdk-retries", "HEADROOM_SDK_RETRIES", "", "sdk_retries.py: retries of the SDK; by default its own number, 2"),
     ("--seed", "HEADROOM_SEED", "1", "of the mix and the arrivals"),
     ("--results", "HEADROOM_RESULTS", "results", "folder that runs are kept in"),
@@ -32,20 +36,25 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     targets: tuple[str, ...]
     stream_share: float
     mix: tuple[TrafficClass, ...]
+    arrivals: Literal["closed", "poisson", "constant", "schedule", "trace"]
     rate: float | None
+    schedule: str | None
     trace: str | None
     trace_speed: float
     trace_seconds: float | None
     max_in_flight: int
     pause: float
     call_timeout: float
+    clock: Literal["kernel", "user"]
+    max_tainted: float
     sdk_retries: int | None
     seed: str
     results: str
 
     @property
-    def arrivals(self) -> str:
-        return "trace" if self.trace else "closed" if self.rate is None else "poisson"
+    def is_open(self) -> bool:
+        """Whether calls are due on a schedule, so that waiting for a slow service is measured."""
+        return self.arrivals != "closed"
 
     @property
     def timeouts(self) -> Timeouts:
@@ -61,19 +70,21 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 def read_options(parsed: Any) -> Options:
     """From Locust's parsed arguments. Raises `SettingsError`."""
     text = {flag: str(getattr(parsed, flag[2:].replace("-", "_")) or "").strip() for flag, *_ in OPTIONS}
-    if text["--rate"] and text["--trace"]:
-        raise SettingsError("--rate and --trace both say when calls are due; give one of them")
     return Options(
         targets=tuple(name.strip() for name in text["--targets"].split(",") if name.strip()),
         stream_share=_number(text, "--stream-share", 0.0, 1.0),
         mix=_mix(text["--mix"]),
+        arrivals=_arrivals(text),
         rate=_number(text, "--rate", 0.001, 100_000) if text["--rate"] else None,
+        schedule=text["--schedule"] or None,
         trace=text["--trace"] or None,
         trace_speed=_number(text, "--trace-speed", 1e-3, 1e4),
         trace_seconds=_number(text, "--trace-seconds", 1e-3, 1e9) if text["--trace-seconds"] else None,
         max_in_flight=int(_number(text, "--max-in-flight", 1, 100_000)),
         pause=_number(text, "--pause", 0, 3600),
         call_timeout=_number(text, "--call-timeout", 0.1, 86_400),
+        clock=_one_of(text, "--clock", "kernel", "user"),
+        max_tainted=_number(text, "--max-tainted", 0.0, 1.0),
         sdk_retries=int(_number(text, "--sdk-retries", 0, 100)) if text["--sdk-retries"] else None,
         seed=text["--seed"],
         results=text["--results"] or "results",
@@ -86,6 +97,26 @@ def choose(found: Mapping[str, Target], names: tuple[str, ...]) -> list[Target]:
     if unknown:
         raise SettingsError(f"no target {unknown[0]!r}; there are: {', '.join(found)}")
     return [found[name] for name in names] if names else list(found.values())
+
+
+def _arrivals(text: Mapping[str, str]) -> Any:
+    given = [flag for flag in ("--rate", "--schedule", "--trace") if text[flag]]
+    if len(given) > 1:
+        raise SettingsError(f"{given[0]} and {given[1]} both say when calls are due; give one of them")
+    spacing = _one_of(text, "--arrivals", "poisson", "constant")
+    if spacing == "constant" and given != ["--rate"]:
+        raise SettingsError("--arrivals constant says how the calls of --rate arrive; give --rate too")
+    return spacing if given == ["--rate"] else given[0].removeprefix("--") if given else "closed"
+
+
+def _one_of(text: Mapping[str, str], flag: str, *known: str) -> Any:
+    if text[flag] not in known:
+        raise SettingsError(f"{flag} ({_variable(flag)}) is {text[flag]!r}; it takes {' or '.join(known)}")
+    return text[flag]
+
+
+def _variable(flag: str) -> str:
+    return next(variable for name, variable, *_ in OPTIONS if name == flag)
 
 
 def _mix(path: str) -> tuple[TrafficClass, ...]:
@@ -101,6 +132,7 @@ def _number(text: Mapping[str, str], flag: str, low: float, high: float) -> floa
     except ValueError:
         value = float("nan")
     if not low <= value <= high:
-        variable = next(variable for name, variable, *_ in OPTIONS if name == flag)
-        raise SettingsError(f"{flag} ({variable}) is {text[flag]!r}; it takes a number from {low:g} to {high:.15g}")
+        raise SettingsError(
+            f"{flag} ({_variable(flag)}) is {text[flag]!r}; it takes a number from {low:g} to {high:.15g}"
+        )
     return value

@@ -12,6 +12,8 @@ import os
 import signal
 import sys
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -32,7 +34,7 @@ from locust.runners import (
 )
 from locust.stats import StatsEntry
 
-from locustfiles._arrivals import Share, read_trace
+from locustfiles._arrivals import Share, read_schedule, read_trace
 from locustfiles._load import Load, token_for
 from locustfiles._options import OPTIONS, Options, choose, read_options
 from probe.advice import (
@@ -48,7 +50,7 @@ from probe.advice import (
 from probe.client import Client
 from probe.journal import JournalError, Run, check_results, end_run, start_run
 from probe.prompts import numbered
-from probe.record import ObservedCall
+from probe.record import ObservedCall, Outcome
 from probe.simulated import Simulator, simulated_targets
 from probe.target import SettingsError, Target, configured
 
@@ -56,8 +58,10 @@ from probe.target import SettingsError, Target, configured
 LEAD_SECONDS = 0.5
 PROGRESS_SECONDS = 2.0
 PREFLIGHT = "preflight"
+DROPPED: Outcome = "dropped_not_sent"
 _WORKERS_CONNECT_SECONDS = 5.0
 _ARRIVALS_ENDED = "headroom_arrivals_ended"
+_TALLY = "headroom_tally"
 
 
 class Session:
@@ -73,6 +77,7 @@ class Session:
         self._checks: list[ObservedCall] = []
         self._how = "completed"
         self._workers_done: set[str] = set()
+        self._workers_tally: Counter[str] = Counter()
 
     def open(self, environment: Environment) -> None:
         """Reads the settings and checks the targets; anything wrong ends the process here."""
@@ -84,12 +89,15 @@ class Session:
         if runner is None or isinstance(runner, WorkerRunner):
             return
         runner.register_message(_ARRIVALS_ENDED, self._arrivals_ended)
+        runner.register_message(_TALLY, lambda environment, msg, **_: self._workers_tally.update(msg.data))
         if isinstance(runner, MasterRunner):
             quit_after_workers(runner)
         try:
             self.options = read_options(environment.parsed_options)
             if self.options.trace is not None:
                 read_trace(Path(self.options.trace), self.options.trace_seconds)
+            if self.options.schedule is not None:
+                read_schedule(Path(self.options.schedule))
             check_results(Path(self.options.results))
             self.targets = choose(self._find_targets(), self.options.targets)
             self._check()
@@ -103,7 +111,7 @@ class Session:
             self._join()
             return
         self._how = "completed"
-        lead = 0.0 if self.options.arrivals == "closed" else LEAD_SECONDS
+        lead = LEAD_SECONDS if self.options.is_open else 0.0
         try:
             run = start_run(Path(self.options.results), self.scenario, self._about(), lead)
             self.load = Load(run, self.options, self.targets, Share(0, 1))
@@ -114,6 +122,7 @@ class Session:
             return
         self._checks = []
         self._workers_done.clear()
+        self._workers_tally.clear()
         simulated = None if self._simulator is None else self._simulator.public()
         told: Any = self.environment.parsed_options
         told.headroom_run = {"run": msgspec.to_builtins(run), "simulated": simulated}
@@ -127,11 +136,15 @@ class Session:
         load.close()
         runner = self.environment.runner
         if isinstance(runner, WorkerRunner):
+            runner.send_message(_TALLY, {**load.tally, "calls": load.journal.calls})
             return
+        tally = load.tally + self._workers_tally + Counter(calls=load.journal.calls)
         try:
-            end_run(load.run, self._how, None if isinstance(runner, MasterRunner) else load.journal.calls)
+            end_run(load.run, self._how, counts(tally, self.options.is_open))
         except JournalError as error:
             self.fail(error)
+        for line in closing_lines(tally, self.options):
+            say(line)
         say(f"run {self._how}: {load.run.folder}")
 
     def quitting(self) -> None:
@@ -234,6 +247,7 @@ class Session:
     def _about(self) -> dict[str, Any]:
         about: dict[str, Any] = {
             "arrivals": self.options.arrivals,
+            "queueing": "measured" if self.options.is_open else "not measured",
             "options": msgspec.to_builtins(self.options),
             "targets": [target.public() for target in self.targets],
         }
@@ -246,7 +260,9 @@ class Session:
         options = self.options
         arrivals = {
             "closed": "each user calls again when its call has ended (closed model: queueing not measured)",
-            "poisson": f"{options.rate or 0:g} calls a second (open model)",
+            "poisson": f"{options.rate or 0:g} calls a second at random (open model)",
+            "constant": f"{options.rate or 0:g} calls a second, evenly spaced (open model)",
+            "schedule": f"calls when {options.schedule} says (open model)",
             "trace": f"{options.trace} at {options.trace_speed:g} times its speed (open model)",
         }[options.arrivals]
         names = ", ".join(f"{target.name} ({target.gateway})" for target in self.targets)
@@ -312,10 +328,38 @@ def progress_line(environment: Environment, seconds: float) -> str:
     for (_, kind), entry in list(environment.stats.entries.items()):
         if kind == "TTFT":
             first_token.extend(entry)
-    line = f"{seconds:5.0f} s  {total.num_requests} calls ended, {total.num_failures} not answered"
+    dropped = sum(error.occurrences for error in environment.stats.errors.values() if DROPPED in str(error.error))
+    ended, failed = total.num_requests - dropped, total.num_failures - dropped
+    line = f"{seconds:5.0f} s  {ended} calls ended, {failed} not answered"
+    if dropped:
+        line += f", {dropped} dropped"
     if first_token.num_requests:
         line += f", first token after {first_token.median_response_time:.0f} ms (median)"
     return line
+
+
+def counts(tally: Counter[str], is_open: bool) -> dict[str, int]:
+    """What `run.json` says of a run's calls. `calls` are the journal's, with the checks before the run."""
+    names = ("calls", *(("scheduled", "sent", "dropped") if is_open else ("sent",)), "first_tokens", "tainted")
+    application = ("application",) if tally["application"] else ()
+    return {name: tally[name] for name in (*names, *application)}
+
+
+def closing_lines(tally: Counter[str], options: Options) -> Iterator[str]:
+    """What the run can prove of itself."""
+    if options.is_open:
+        others = f", {tally['application']} the application's" if tally["application"] else ""
+        yield f"{tally['scheduled']} calls were due: {tally['sent']} sent, {tally['dropped']} dropped{others}"
+    if tally["dropped"]:
+        yield f"dropped: {options.max_in_flight} calls were open in a process; --max-in-flight allows more"
+    if timed := tally["first_tokens"]:
+        share = tally["tainted"] / timed
+        yield f"{share:.1%} of {timed} first tokens may have been stamped late by this machine"
+        if share > options.max_tainted:
+            yield (
+                f"no claim on time to first token: --max-tainted allows {options.max_tainted:.1%};"
+                " give the load more processes (--processes) or fewer calls"
+            )
 
 
 session = Session()

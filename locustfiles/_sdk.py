@@ -19,7 +19,7 @@ from locustfiles._user import AzureOpenAIUser
 from probe.application import ApplicationCall
 from probe.journal import JournalError
 from probe.prompts import Ask
-from probe.sdk import SDKClient
+from probe.sdk import SDKClient, dropped
 from probe.target import Target
 
 # A line a request is in the journal, not on the terminal.
@@ -51,6 +51,12 @@ class SDKUser(AzureOpenAIUser):
             self._told_to_stop.wait(running().pause)
         return call
 
+    def _drop(self, load: Load, arrival: Arrival) -> None:
+        load.in_hand -= 1
+        ask = arrival.ask
+        call = dropped(load.next_target(), ask.prompt, stream=ask.stream, traffic=ask.traffic, scheduled=arrival.due)
+        keep(self.environment, load, call)
+
     def _send(self, load: Load, arrival: Arrival) -> None:
         client = self._idle.pop() if self._idle else self._new_client(load)
         try:
@@ -76,15 +82,21 @@ def observe(
     """One call, on record. Raises `StopUser` where the record cannot be kept, and what interrupted the call."""
     load = running()
     call = client.observe(target, ask.prompt, stream=ask.stream, traffic=ask.traffic, scheduled=scheduled)
+    keep(environment, load, call)
+    if client.interrupt is not None:
+        raise client.interrupt
+    return call
+
+
+def keep(environment: Environment, load: Load, call: ApplicationCall) -> None:
+    """Raises `StopUser` where the journal cannot be written, which stops the whole run."""
     try:
         load.application.append(call)
     except JournalError as error:
         session.fail(error)
         raise StopUser from None
+    load.tally["application"] += 1
     count(environment, call)
-    if client.interrupt is not None:
-        raise client.interrupt
-    return call
 
 
 def count(environment: Environment, call: ApplicationCall) -> None:
@@ -92,7 +104,7 @@ def count(environment: Environment, call: ApplicationCall) -> None:
     environment.events.request.fire(
         request_type="application",
         name=name,
-        response_time=call.duration * 1000,
+        response_time=None if call.duration is None else call.duration * 1000,
         response_length=0,
         exception=None if call.succeeded else ApplicationError(call.error_type),
         context={},

@@ -17,7 +17,7 @@ from locust.exception import StopUser
 from locustfiles._arrivals import Arrival
 from locustfiles._load import Load
 from locustfiles._run import running, session
-from probe.client import Client
+from probe.client import Client, dropped
 from probe.journal import JournalError
 from probe.prompts import Ask
 from probe.record import ObservedCall
@@ -66,8 +66,10 @@ class AzureOpenAIUser(User):
                 if self._told_to_stop.wait(load.until(arrival.due)):
                     load.put_back(arrival)
                     break
-                load.slots.acquire()
-                calls.spawn(self._send, load, arrival)
+                if load.take_slot():
+                    calls.spawn(self._send, load, arrival)
+                else:
+                    self._drop(load, arrival)
             calls.join()
             if not load.in_hand and not self._told_to_stop.is_set():
                 session.all_sent()
@@ -76,6 +78,12 @@ class AzureOpenAIUser(User):
             # Locust's patience is at an end: the open calls end too, each on record.
             calls.kill()
             raise
+
+    def _drop(self, load: Load, arrival: Arrival) -> None:
+        load.in_hand -= 1
+        ask = arrival.ask
+        call = dropped(load.next_target(), ask.prompt, stream=ask.stream, traffic=ask.traffic, scheduled=arrival.due)
+        keep(self.environment, load, call)
 
     def _send(self, load: Load, arrival: Arrival) -> None:
         client = load.borrow()
@@ -96,16 +104,22 @@ def observe(
 ) -> ObservedCall:
     """One call, on record. Raises `StopUser` where the record cannot be kept, and what interrupted the call."""
     load = running()
+    load.tally["sent"] += 1
     call = client.observe(target, ask.prompt, stream=ask.stream, traffic=ask.traffic, scheduled=scheduled)
+    keep(environment, load, call)
+    if client.interrupt is not None:
+        raise client.interrupt
+    return call
+
+
+def keep(environment: Environment, load: Load, call: ObservedCall) -> None:
+    """Raises `StopUser` where the journal cannot be written, which stops the whole run."""
     try:
         load.append(call)
     except JournalError as error:
         session.fail(error)
         raise StopUser from None
     count(environment, call)
-    if client.interrupt is not None:
-        raise client.interrupt
-    return call
 
 
 def count(environment: Environment, call: ObservedCall) -> None:

@@ -1,8 +1,8 @@
 """Mixed traffic: how do these targets bear a declared mix of streaming and non-streaming calls?
 
-By default each user calls again as soon as its call has ended. With `--rate` or `--trace` calls are due on a schedule
-instead, whatever the service does, and one user is enough. Costs what the calls cost: tokens in and out, on every
-target.
+By default each user calls again as soon as its call has ended. With `--rate`, `--schedule` or `--trace` calls are due
+on a schedule instead, whatever the service does, and one user is enough. Costs what the calls cost: tokens in and out,
+on every target.
 """
 
 from locust import constant, task
@@ -19,7 +19,7 @@ class MixedUser(AzureOpenAIUser):
     @task
     def mixed(self) -> None:
         load = running()
-        if load.scheduled:
+        if load.is_open:
             self.dispatch()
         else:
             self.call(load.next_target(), load.mix.draw())

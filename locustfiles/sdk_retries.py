@@ -28,7 +28,7 @@ class MeasuringUser(AzureOpenAIUser):
     @task
     def measure(self) -> None:
         load = running()
-        if load.scheduled:
+        if load.is_open:
             self.dispatch()
         else:
             self.call(load.next_target(), load.mix.draw())
@@ -40,7 +40,7 @@ class ApplicationUser(SDKUser):
     @task
     def use(self) -> None:
         load = running()
-        if load.scheduled:
+        if load.is_open:
             self.dispatch()
         else:
             self.ask(load.next_target(), load.mix.draw())

@@ -15,8 +15,10 @@ from msgspec import field
 
 from probe.record import Headers, Surface
 
-# In the place of an exception's name where we ended the call, not the SDK.
+# In the place of an exception's name, as outcomes have them: where we ended the call, not the SDK, and where we never
+# made it.
 CANCELLED = "cancelled_user"
+DROPPED = "dropped_not_sent"
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -69,8 +71,8 @@ class ApplicationCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     prompt_id: str | None = field(default=None, name="probe.prompt.id")
     traffic: str | None = field(default=None, name="probe.traffic")
 
-    # From the call of the SDK to its return, or to the end of the stream that it returned.
-    duration: float = field(name="probe.application.duration")
+    # From the call of the SDK to its return, or to the end of the stream that it returned. Absent where none was made.
+    duration: float | None = field(default=None, name="probe.application.duration")
     time_to_first_token: float | None = field(default=None, name="probe.application.time_to_first_token")
     # Of the last attempt.
     status_code: int | None = field(default=None, name="http.response.status_code")
@@ -85,8 +87,8 @@ class ApplicationCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     finish_reasons: tuple[str, ...] = field(default=(), name="gen_ai.response.finish_reasons")
 
     def __post_init__(self) -> None:
-        if self.duration < 0:
-            raise ValueError(f"a call cannot last {self.duration} s")
+        if (self.duration is None) != (self.error_type == DROPPED) or (self.duration or 0) < 0:
+            raise ValueError(f"a call that came to {self.error_type} and lasted {self.duration} s")
         if self.error_type is None and self.status_code is None:
             raise ValueError("a call succeeds with a status, or fails with an error")
 
@@ -101,7 +103,7 @@ class ApplicationCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
         What the SDK needs before its first attempt and after its last is not waiting.
         """
         resumed = [attempt.start for attempt in self.attempts[1:]]
-        if self.error_type == CANCELLED and self.attempts and self.attempts[-1].failed:
+        if self.error_type == CANCELLED and self.duration is not None and self.attempts and self.attempts[-1].failed:
             resumed.append(self.duration)
         return sum(at - one.start - one.duration for one, at in zip(self.attempts, resumed, strict=False))
 

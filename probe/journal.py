@@ -86,11 +86,11 @@ def start_run(results: Path, scenario: str, about: Mapping[str, Any], lead: floa
     return run
 
 
-def end_run(run: Run, how: str, calls: int | None = None) -> None:
-    """Adds to `run.json` how the run ended and, where known, how many calls its processes counted."""
+def end_run(run: Run, how: str, counts: Mapping[str, int]) -> None:
+    """Adds to `run.json` how the run ended and what its processes counted. Raises `JournalError`."""
     path = Path(run.folder) / RUN_FILE
     described = json.loads(path.read_text(encoding="utf-8"))
-    described["ended"] = {"how": how, "unix_nano": time.time_ns()} | ({} if calls is None else {"calls": calls})
+    described["ended"] = {"how": how, "unix_nano": time.time_ns(), **counts}
     write_whole(path, json.dumps(described, indent=2) + "\n")
 
 

@@ -63,7 +63,10 @@ Surface = Literal["chat", "responses", "embeddings"]
 Headers = tuple[tuple[str, str], ...]
 
 
-_NEVER_TIMED = {"dropped_not_sent", "orphaned"}
+# By how much an arrival may be stamped late before its call counts as tainted.
+TAINT_SECONDS = 0.010
+
+NEVER_TIMED = {"dropped_not_sent", "orphaned"}
 
 
 class LatencyCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -159,7 +162,7 @@ class ObservedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
             raise ValueError("a call ends with a status or with an error")
         if self.outcome == "throttled" and self.throttle_kind is None:
             raise ValueError("a throttled call says by what, if only 'unknown'")
-        if (self.duration is None) != (self.outcome in _NEVER_TIMED):
+        if (self.duration is None) != (self.outcome in NEVER_TIMED):
             raise ValueError(f"a call that came to {self.outcome!r} and lasted {self.duration} s")
         if self.duration is not None and self.duration < 0:
             raise ValueError(f"a call cannot last {self.duration} s")
@@ -168,6 +171,15 @@ class ObservedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
             seen = [mark for mark in marks if mark is not None]
             if seen != sorted(seen):
                 raise ValueError(f"marks out of order: {seen}")
+
+    @property
+    def tainted(self) -> bool | None:
+        """Whether this process may have made the first token late by over `TAINT_SECONDS`: by its own stamp, or where
+        the kernel's is that of a later event. None where no first token or no lag was observed."""
+        if self.time_to_first_token is None or self.loop_lag is None:
+            return None
+        first_is_bound = bool(self.coalesced) and self.coalesced[0][0] == 0
+        return self.loop_lag > TAINT_SECONDS and (self.clock == "user" or first_is_bound)
 
     def header(self, name: str) -> tuple[str, ...]:
         """Every value sent under `name` (any case), in order; empty when the header is absent."""

@@ -19,7 +19,7 @@ from typing import Any
 
 import openai
 
-from probe.application import CANCELLED, ApplicationCall, Attempt
+from probe.application import CANCELLED, DROPPED, ApplicationCall, Attempt
 from probe.client import about_call, text_headers
 from probe.dialing import tls_context
 from probe.headers import retry_after
@@ -113,6 +113,15 @@ class SDKClient:
             options = {"timeout": self._timeout, "max_retries": self._max_retries, "http_client": witness}
             self._clients[target.name] = _sdk_for(target, self._token, options), witness
         return self._clients[target.name]
+
+
+def dropped(target: Target, prompt: Prompt, *, stream: bool, traffic: str | None, scheduled: float) -> ApplicationCall:
+    """The record of a call that was due and could not be made, because too many were open."""
+    return ApplicationCall(
+        **about_call(target, prompt, streams(target, stream), traffic, scheduled),
+        start_time_unix_nano=time_ns(),
+        error_type=DROPPED,
+    )
 
 
 def _sdk_for(target: Target, token: TokenProvider | None, options: Mapping[str, Any]) -> openai.OpenAI:

@@ -233,6 +233,8 @@ class _Response:
         self._read_body: BodyReader | None = None
         self._sized = False
         self._head = bytearray()
+        # Of one read: llhttp hands out chunk by chunk, and what came in one read has to be read as that.
+        self._pieces: list[bytes] = []
         self._parser: httptools.HttpResponseParser | None = httptools.HttpResponseParser(self)
         # Control characters in a value are what a probe has to show, not what it has to refuse.
         self._parser.set_dangerous_leniencies(lenient_headers=True)
@@ -281,8 +283,19 @@ class _Response:
                 self.reusable = False
                 return
             raise self._refused(str(error), bytes(self._head) if in_head else data) from None
+        finally:
+            self._hand_on()
         if in_head and self._exchange.headers_at is None and len(self._head) > MAX_HEAD_BYTES:
             raise self._refused(f"headers of more than {MAX_HEAD_BYTES} bytes", bytes(self._head))
+
+    def _hand_on(self) -> None:
+        pieces = self._pieces
+        if not pieces or self._read_body is None:
+            return
+        body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        if self._read_body(body, self.last_at):
+            self.satisfied_at = self.satisfied_at or self.last_at
 
     def _refused(self, reason: str, data: bytes) -> TransportError:
         """Notes what can be known of a reply that is not HTTP as it should be."""
@@ -337,8 +350,7 @@ class _Response:
         if self.done:
             return
         self._exchange.body_bytes += len(body)
-        if self._read_body is not None and self._read_body(body, self.last_at):
-            self.satisfied_at = self.satisfied_at or self.last_at
+        self._pieces.append(body)
 
     def on_message_complete(self) -> None:
         if self._exchange.headers_at is not None and not self.done:

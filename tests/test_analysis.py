@@ -67,7 +67,7 @@ def write_run(folder: Path, calls: Iterable[ObservedCall], *, how: str | None = 
         journal.append(one)
     journal.close()
     if how is not None:
-        end_run(run, how, journal.calls)
+        end_run(run, how, {"calls": journal.calls})
     return Path(run.folder)
 
 
@@ -368,7 +368,7 @@ def test_what_a_server_or_a_name_says_stays_text_in_the_page_and_on_the_screen(t
     calls = [call(0, **hostile), refused(1, **{**hostile, "error_message": HOSTILE})]
     target = {"name": HOSTILE, "endpoint": HOSTILE, "deployment": HOSTILE, "gateway": "direct", "api_version": "v1"}
     folder = write_run(tmp_path, calls, targets=[target], scenario=HOSTILE, arrivals=HOSTILE)
-    end_run(Run(id="x", folder=str(folder), wall_ns=0), HOSTILE)
+    end_run(Run(id="x", folder=str(folder), wall_ns=0), HOSTILE, {})
     assert "\x1b" not in printed(folder)
     page = (folder / "report.html").read_text()
     assert "<img src=x" not in page and "<script" not in page and "&lt;img src=x" in page

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from locustfiles._arrivals import Row, Share, poisson, read_trace, replay
+from locustfiles._arrivals import Row, Share, at_times, constant, poisson, read_schedule, read_trace, replay
 from probe.prompts import CONVERSATION, Mix
 from probe.target import SettingsError
 
@@ -37,6 +37,42 @@ def test_processes_share_a_poisson_rate_and_each_has_its_own_arrivals() -> None:
 def test_the_same_seed_gives_the_same_run() -> None:
     first, again = ([*islice(poisson(5, mix(), "7", Share(0, 1)), 50)] for _ in range(2))
     assert first == again
+
+
+@given(st.integers(1, 5), st.floats(0.1, 1000))
+def test_constant_arrivals_are_evenly_spaced_over_all_processes_together(of: int, rate: float) -> None:
+    parts = [islice(constant(rate, mix(), Share(n, of)), 20) for n in range(of)]
+    dues = sorted(arrival.due for part in parts for arrival in part)
+    assert dues == [number / rate for number in range(20 * of)]
+
+
+@given(st.integers(1, 5), st.lists(st.floats(0, 1e6), min_size=1, max_size=40))
+def test_every_time_of_a_schedule_is_due_once_in_exactly_one_process(of: int, times: list[float]) -> None:
+    parts = [at_times(sorted(times), mix(), Share(n, of)) for n in range(of)]
+    assert sorted(arrival.due for part in parts for arrival in part) == sorted(times)
+
+
+def test_a_schedule_is_read_in_order_without_its_comments(tmp_path: Path) -> None:
+    (tmp_path / "schedule.txt").write_text("# a burst\n2.5\n\n1 # the first\r\n1e1\n")
+    assert read_schedule(tmp_path / "schedule.txt") == [1.0, 2.5, 10.0]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"", "no times in it"),
+        (b"# nothing\n", "no times in it"),
+        (b"1\nsoon\n", "line 2 is 'soon'"),
+        (b"-1\n", "line 1 is '-1'"),
+        (b"nan\n", "line 1"),
+        (b"1\n2\ninf\n", "line 3"),
+        (b"\xff\xfe", "codec"),
+    ],
+)
+def test_what_is_wrong_in_a_schedule_is_named_with_its_line(tmp_path: Path, text: bytes, says: str) -> None:
+    (tmp_path / "schedule.txt").write_bytes(text)
+    with pytest.raises(SettingsError, match=says):
+        read_schedule(tmp_path / "schedule.txt")
 
 
 @given(st.integers(1, 5), st.lists(st.floats(0, 100), min_size=1, max_size=40), st.floats(0.1, 50))

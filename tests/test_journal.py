@@ -17,7 +17,7 @@ def test_a_run_is_a_folder_with_what_was_asked_and_how_it_ended(tmp_path: Path) 
     begun = json.loads((folder / "run.json").read_text())
     assert folder.name.endswith(f"-mixed-{run.id}")
     assert begun["arrivals"] == "closed" and begun["run_id"] == run.id and "ended" not in begun
-    end_run(run, "completed", 3)
+    end_run(run, "completed", {"calls": 3})
     ended = json.loads((folder / "run.json").read_text())
     assert ended.pop("ended")["calls"] == 3
     assert ended == begun

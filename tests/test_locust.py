@@ -10,87 +10,20 @@ import threading
 import urllib.error
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
-from contextlib import suppress
-from itertools import count
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import pytest
 
 from locustfiles._arrivals import read_trace
 from probe.journal import read_calls
-from probe.record import ObservedCall
 from probe.simulated import Simulator
-from tests.commands import BIN, ROOT, environment, run, settings_of
-from tests.test_client import GOOD, WHOLE
+from tests.commands import ROOT, run, settings_of
+from tests.runs import Start, ended, load_of, only_run, openai_shaped, results_in
+from tests.test_client import WHOLE
 from tests.wire import answers, reply, sends, sends_then_waits, serving
 
 TRACE = ROOT.parent / "shared" / "fixtures" / "traces" / "AzureLLMInferenceTrace_conv.csv"
-REFUSAL = reply(b'{"error":{"code":"429","message":"call rate limit"}}', "429 Too Many Requests")
-
-
-def openai_shaped(refuse_every: int = 10**9) -> Callable[[bytes], bytes]:
-    """Answers streams and others alike, and refuses every so manieth call."""
-    numbers = count(1)
-
-    def make(request: bytes) -> bytes:
-        if next(numbers) % refuse_every == 0:
-            return REFUSAL
-        return GOOD if b'"stream":true' in request else reply(WHOLE)
-
-    return make
-
-
-def only_run(results: Path) -> Path:
-    (folder,) = [path.parent for path in results.glob("*/run.json")]
-    return folder
-
-
-def load_of(results: Path) -> list[ObservedCall]:
-    """A run's calls, without the check of each target that comes before them."""
-    read = read_calls(only_run(results))
-    assert read.skipped == 0
-    return [call for call in read.calls if call.traffic != "preflight"]
-
-
-def ended(results: Path) -> dict[str, object]:
-    return dict(json.loads((only_run(results) / "run.json").read_text())["ended"])
-
-
-class Start(Protocol):
-    def __call__(self, *command: str, settings: dict[str, str]) -> subprocess.Popen[str]: ...
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts a command in a process group of its own, which is gone when the test is over."""
-    started = []
-
-    def start_one(*command: str, settings: dict[str, str]) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [str(BIN / command[0]), *command[1:]],
-            env=environment(settings),
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            start_new_session=True,
-            # A shell that runs the tests in the background has Ctrl-C ignored, and children inherit that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-        )
-        started.append(process)
-        return process
-
-    yield start_one
-    for process in started:
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-
-
-def results_in(folder: Path, endpoint: str, **changes: str) -> dict[str, str]:
-    return settings_of(endpoint, HEADROOM_RESULTS=str(folder), **changes)
 
 
 @pytest.fixture(scope="module")

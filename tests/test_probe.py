@@ -12,8 +12,8 @@ import pytest
 
 from probe.record import decode
 from tests.commands import BIN, ROOT, environment, run, settings_of
+from tests.runs import REFUSAL, openai_shaped
 from tests.test_client import GOOD, WHOLE
-from tests.test_locust import REFUSAL, openai_shaped
 from tests.wire import answers, reply, sends, sends_then_waits, serving, stream_head
 
 

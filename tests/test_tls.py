@@ -11,7 +11,7 @@ import trustme
 from probe.journal import read_calls
 from probe.record import ObservedCall, decode
 from tests.commands import run, settings_of
-from tests.test_locust import only_run, openai_shaped
+from tests.runs import only_run, openai_shaped
 from tests.wire import WireServer, answers, serving
 
 
