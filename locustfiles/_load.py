@@ -54,6 +54,7 @@ class Load:
         # Arrivals that were taken and whose calls have not ended.
         self.in_hand = 0
         self._arrivals = _arrivals(options, self.mix, share)
+        self.targets = targets
         self._targets = cycle(targets)
         self._timeouts = options.timeouts
         self._token = token_for(targets)

@@ -37,7 +37,10 @@ class SDKUser(AzureOpenAIUser):
     abstract = True
 
     def on_start(self) -> None:
-        self.sdk = self._new_client(running())
+        load = running()
+        self.sdk = self._new_client(load)
+        for target in load.targets:
+            self.sdk.prepare(target)
         self._idle: list[SDKClient] = []
 
     def on_stop(self) -> None:
