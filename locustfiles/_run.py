@@ -59,7 +59,8 @@ LEAD_SECONDS = 0.5
 PROGRESS_SECONDS = 2.0
 PREFLIGHT = "preflight"
 DROPPED: Outcome = "dropped_not_sent"
-_WORKERS_CONNECT_SECONDS = 5.0
+# On a busy machine they take their time; one that comes after its master has gone would look for it for minutes.
+_WORKERS_CONNECT_SECONDS = 30.0
 _ARRIVALS_ENDED = "headroom_arrivals_ended"
 _TALLY = "headroom_tally"
 

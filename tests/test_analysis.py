@@ -93,7 +93,8 @@ def test_counts_and_times_of_a_target_are_those_of_its_calls(tmp_path: Path) -> 
     calls += [call(7.0, outcome="stream_reset", error_type="reset"), call(8.0, request_stream=False, duration=2.0)]
     found = report(write_run(tmp_path, calls))
     assert found["counts"] == {
-        "calls": 9, "answered": 6, "throttled": 2, "failed": 1, "cancelled": 0, "preflight": 0, "skipped_lines": 0
+        "calls": 9, "answered": 6, "throttled": 2, "failed": 1, "cancelled": 0, "dropped": 0,
+        "preflight": 0, "skipped_lines": 0,
     }  # fmt: skip
     whole, stream = found["targets"]
     assert (whole["stream"], whole["calls"], whole["duration_p50"]) == (False, 1, 2.0)
