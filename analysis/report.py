@@ -14,7 +14,7 @@ import msgspec
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from analysis import plots
+from analysis import application, plots
 from analysis.logs import Logs, read_logs
 from analysis.outcomes import (
     GROUPS,
@@ -40,7 +40,7 @@ FIRST_LONGER = 4
 
 
 class Findings(NamedTuple):
-    """Tables as their modules give them; `coverage` is None where no logs were given.
+    """Tables as their modules give them; `coverage` is None where no logs were given, `view` where no application was.
 
     `joined` has the calls with `estimated_tokens` and what the logs say of them; `unknown` is how many calls could not
     be estimated for each reason, and `countable` how many could be drawn from. `tainted` is the share of first tokens
@@ -63,6 +63,7 @@ class Findings(NamedTuple):
     countable: int
     logs: Logs
     coverage: Coverage | None
+    view: application.View | None
 
 
 def analyse(run: Run, log_folders: list[Path]) -> Findings:
@@ -72,9 +73,10 @@ def analyse(run: Run, log_folders: list[Path]) -> Findings:
     countable = calls[calls["response_model"].notna()]
     estimated = estimates(countable.sample(min(len(countable), MOST_ESTIMATES), random_state=0))
     joined, coverage = join(calls.join(estimated["estimated_tokens"]), logs.table)
+    view = application.read_view(run.folder)
     if not logs.table.empty:
-        # The checks before the load are in the logs too.
-        known = run.preflight["service_request_id"]
+        # The checks before the load are in the logs too, and so is what came through the SDK.
+        known = [*run.preflight["service_request_id"], *(view.service_request_ids if view else ())]
         coverage = coverage._replace(only_log=coverage.only_log - int(logs.table["correlation_id"].isin(known).sum()))
     return Findings(
         run=run,
@@ -93,12 +95,15 @@ def analyse(run: Run, log_folders: list[Path]) -> Findings:
         countable=len(countable),
         logs=logs,
         coverage=coverage if log_folders else None,
+        view=view,
     )
 
 
 def verdict(findings: Findings) -> str:
     counts = findings.counts
     calls = counts["calls"]
+    if not calls and findings.view is not None:
+        return "No measured calls: only an application's, through the SDK."
     if not calls:
         return "No calls: nothing was sent, or nothing could be read."
     if not counts["answered"] and counts["throttled"] == calls:
@@ -141,7 +146,22 @@ def caveats(findings: Findings) -> list[str]:
     if how != "completed":
         ended = f"The run was {_plain(how)}." if how else "The run has no end on record: it is on, or it was killed."
         found.append(ended)
-    return found + _about_estimates(findings) + _about_logs(findings)
+    return found + _about_the_application(findings) + _about_estimates(findings) + _about_logs(findings)
+
+
+def _about_the_application(findings: Findings) -> list[str]:
+    view = findings.view
+    if view is None:
+        return []
+    found = [
+        "The application's calls went through the SDK: they are in no figure but its own, and took of the same quota."
+    ]
+    unfinished = application.totals(view)["unfinished"]
+    if unfinished:
+        found.append(f"{unfinished:,} of the application's calls broke off without a finish reason; it was not told.")
+    if view.skipped:
+        found.append(f"{view.skipped:,} lines of the application's file were no records and were skipped.")
+    return found
 
 
 def _about_time(findings: Findings) -> list[str]:
@@ -194,7 +214,7 @@ def _about_logs(findings: Findings) -> list[str]:
 
 def text(findings: Findings, report: str) -> str:
     """At most `MOST_LINES`, the last of them the report's path; where there is much to tell the tables give way."""
-    tables = (_target_rows, _due_rows, _throttling_rows, _region_rows, _token_rows)
+    tables = (_target_rows, _due_rows, _application_rows, _throttling_rows, _region_rows, _token_rows)
     shown = [table for table in (rows(findings) for rows in tables) if len(table) > 1]
     head = [verdict(findings), *_facts(findings)]
     tail = [*(f"! {caveat}" for caveat in caveats(findings)), report]
@@ -224,6 +244,8 @@ def _facts(findings: Findings) -> list[str]:
         facts[0] += f"; tokens a minute: {rates}"
     if findings.tainted is not None:
         facts[0] += f"; first tokens tainted: {findings.tainted:.1%}"
+    if findings.view is not None:
+        facts.append(_seen_by_the_application(findings.view))
     coverage = findings.coverage
     if coverage is not None:
         facts.append(
@@ -231,6 +253,17 @@ def _facts(findings: Findings) -> list[str]:
             f"{coverage.only_log:,} only there, {findings.logs.duplicates:,} duplicates"
         )
     return facts
+
+
+def _seen_by_the_application(view: application.View) -> str:
+    found = application.totals(view)
+    hidden = view.hidden["reason"].value_counts()
+    reasons = ", ".join(f"{_plain(reason)}: {number:,}" for reason, number in hidden.items())
+    return (
+        f"the application's view: {found['succeeded']:,} of {found['calls']:,} calls succeeded, in "
+        f"{found['attempts']:,} attempts; the SDK hid {found['hidden']:,} failed ones"
+        f"{f' ({reasons})' if reasons else ''} and {_seconds(found['waiting'])} of waiting"
+    )
 
 
 def _issued_late(findings: Findings) -> str:
@@ -270,6 +303,50 @@ def _due_rows(findings: Findings) -> list[list[str]]:
         for row in _records(findings.from_due)
     ]
     return [["after it was due", "n", *quantiles], *rows]
+
+
+def _application_rows(findings: Findings) -> list[list[str]]:
+    head = [
+        "application",
+        "calls",
+        "ok",
+        "attempts",
+        "hidden",
+        "waited",
+        "p50",
+        "p95",
+        "TTFT p50",
+        "p95",
+        "alone p50",
+        "p95",
+    ]
+    if findings.view is None:
+        return [head]
+    times = ("waiting", "waiting_p50", "waiting_p95", "ttft_p50", "ttft_p95", "attempt_ttft_p50", "attempt_ttft_p95")
+    rows = [
+        [
+            f"{_plain(row['target'])} {'stream' if row['stream'] else 'whole'}",
+            *(f"{row[count]:,}" for count in ("calls", "succeeded", "attempts", "hidden")),
+            *(_seconds(row[name]) for name in times),
+        ]
+        for row in _records(application.by_target(findings.view))
+    ]
+    return [head, *rows]
+
+
+def _hidden_rows(findings: Findings) -> list[list[str]]:
+    head = ["hidden by the SDK", "attempts", "Retry-After p50", "max"]
+    if findings.view is None:
+        return [head]
+    rows = [
+        [
+            f"{_plain(row['target'])}: {_plain(row['reason'])}",
+            f"{row['hidden']:,}",
+            *(_seconds(row[name]) for name in ("retry_after_p50", "retry_after_max")),
+        ]
+        for row in _records(application.by_reason(findings.view))
+    ]
+    return [head, *rows]
 
 
 def _throttling_rows(findings: Findings) -> list[list[str]]:
@@ -356,12 +433,22 @@ def as_json(findings: Findings, report: str) -> dict[str, Any]:
         "tainted_share": findings.tainted,
         "logs": None if coverage is None else coverage._asdict() | _said_of_logs(findings.logs),
         **{name: _records(getattr(findings, name)) for name in frames},
+        "application": None if findings.view is None else _application(findings.view),
         "report": report,
     }
 
 
 def _queueing(arrivals: str | None) -> str | None:
     return None if arrivals is None else "not measured" if arrivals == "closed" else "measured"
+
+
+def _application(view: application.View) -> dict[str, Any]:
+    return {
+        **application.totals(view),
+        "skipped_lines": view.skipped,
+        "targets": _records(application.by_target(view)),
+        "hidden_by_reason": _records(application.by_reason(view)),
+    }
 
 
 def _said_of_logs(logs: Logs) -> dict[str, int]:
@@ -489,6 +576,8 @@ def html(findings: Findings) -> str:
             ("By target", _target_rows(findings)),
             ("From when calls were due", _due_rows(findings)),
             ("By class of traffic", _traffic_rows(findings)),
+            ("The application's view: by target", _application_rows(findings)),
+            ("The application's view: what the SDK hid", _hidden_rows(findings)),
             ("Throttling", _throttling_rows(findings)),
             ("Regions", _region_rows(findings)),
             ("Token counts", _token_rows(findings)),

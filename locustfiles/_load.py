@@ -8,6 +8,7 @@ import gc
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import cached_property
 from itertools import chain, cycle
 from pathlib import Path
 
@@ -40,6 +41,7 @@ class Load:
 
     def __init__(self, run: Run, options: Options, targets: list[Target], share: Share) -> None:
         self.run = run
+        self.options = options
         self.pause = options.pause
         self.mix = Mix(options.mix, options.stream_share, f"{options.seed}-{share.number}")
         self.began = time.perf_counter_ns() - (time.time_ns() - run.wall_ns)
@@ -52,6 +54,7 @@ class Load:
         # Arrivals that were taken and whose calls have not ended.
         self.in_hand = 0
         self._arrivals = _arrivals(options, self.mix, share)
+        self.targets = targets
         self._targets = cycle(targets)
         self._timeouts = options.timeouts
         self._token = token_for(targets)
@@ -65,9 +68,20 @@ class Load:
 
     def close(self) -> None:
         self.journal.close()
+        if "application" in vars(self):
+            self.application.close()
         self._watchdog.stop()
         gc.set_threshold(*self._usually)
         gc.unfreeze()
+
+    @property
+    def token(self) -> Callable[[], str] | None:
+        return self._token
+
+    @cached_property
+    def application(self) -> Journal:
+        """Of what applications saw; its file is there from the first use on. Raises `JournalError`."""
+        return Journal(self.run, "application")
 
     def next_target(self) -> Target:
         return next(self._targets)

@@ -26,6 +26,7 @@ OPTIONS = (
     ("--call-timeout", "HEADROOM_CALL_TIMEOUT", "600", "seconds after which a call is given up"),
     ("--clock", "HEADROOM_CLOCK", "kernel", "arrival stamps: the kernel's (on Linux), or user: this process's own"),
     ("--max-tainted", "HEADROOM_MAX_TAINTED", "0.01", "share of late stamps up to which first tokens are reported"),
+    ("--sdk-retries", "HEADROOM_SDK_RETRIES", "", "sdk_retries.py: retries of the SDK; by default its own number, 2"),
     ("--seed", "HEADROOM_SEED", "1", "of the mix and the arrivals"),
     ("--results", "HEADROOM_RESULTS", "results", "folder that runs are kept in"),
 )
@@ -46,6 +47,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     call_timeout: float
     clock: Literal["kernel", "user"]
     max_tainted: float
+    sdk_retries: int | None
     seed: str
     results: str
 
@@ -83,6 +85,7 @@ def read_options(parsed: Any) -> Options:
         call_timeout=_number(text, "--call-timeout", 0.1, 86_400),
         clock=_one_of(text, "--clock", "kernel", "user"),
         max_tainted=_number(text, "--max-tainted", 0.0, 1.0),
+        sdk_retries=int(_number(text, "--sdk-retries", 0, 100)) if text["--sdk-retries"] else None,
         seed=text["--seed"],
         results=text["--results"] or "results",
     )

@@ -342,13 +342,15 @@ def progress_line(environment: Environment, seconds: float) -> str:
 def counts(tally: Counter[str], is_open: bool) -> dict[str, int]:
     """What `run.json` says of a run's calls. `calls` are the journal's, with the checks before the run."""
     names = ("calls", *(("scheduled", "sent", "dropped") if is_open else ("sent",)), "first_tokens", "tainted")
-    return {name: tally[name] for name in names}
+    application = ("application",) if tally["application"] else ()
+    return {name: tally[name] for name in (*names, *application)}
 
 
 def closing_lines(tally: Counter[str], options: Options) -> Iterator[str]:
     """What the run can prove of itself."""
     if options.is_open:
-        yield f"{tally['scheduled']} calls were due: {tally['sent']} sent, {tally['dropped']} dropped"
+        others = f", {tally['application']} the application's" if tally["application"] else ""
+        yield f"{tally['scheduled']} calls were due: {tally['sent']} sent, {tally['dropped']} dropped{others}"
     if tally["dropped"]:
         yield f"dropped: {options.max_in_flight} calls were open in a process; --max-in-flight allows more"
     if timed := tally["first_tokens"]:

@@ -67,7 +67,7 @@ class Client:
         verdict = classify(reading.seen(exchange, headers))
         began = self._run_began
         return ObservedCall(
-            **_asked(target, prompt, stream, traffic, scheduled),
+            **about_call(target, prompt, stream, traffic, scheduled),
             start_time_unix_nano=exchange.wall_ns,
             issued=None if began is None else (exchange.issued - began) / 1e9,
             outcome=verdict.outcome,
@@ -109,16 +109,17 @@ class Client:
 def dropped(target: Target, prompt: Prompt, *, stream: bool, traffic: str | None, scheduled: float) -> ObservedCall:
     """The record of a call that was due and could not be sent, because too many were open."""
     return ObservedCall(
-        **_asked(target, prompt, streams(target, stream), traffic, scheduled),
+        **about_call(target, prompt, streams(target, stream), traffic, scheduled),
         start_time_unix_nano=time.time_ns(),
         outcome="dropped_not_sent",
         error_type="dropped_not_sent",
     )
 
 
-def _asked(
+def about_call(
     target: Target, prompt: Prompt, stream: bool, traffic: str | None, scheduled: float | None
 ) -> dict[str, Any]:
+    """What a record says of a call before it is made."""
     operation: Literal["chat", "embeddings"] = "embeddings" if target.surface == "embeddings" else "chat"
     return {
         "target": target.name,

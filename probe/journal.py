@@ -3,6 +3,7 @@
     results/<UTC time>-<scenario>-<id>/
         run.json                     what was asked, with what, against what, and how it ended
         calls-<host>-<pid>.jsonl     `ObservedCall`s, appended as calls end
+        application-<host>-<pid>.jsonl   `ApplicationCall`s, where there was an application's view
 
 A line is written with a single `os.write` to a file opened for appending, so that a killed process loses at most the
 line it was writing. A reader skips a line that is no record and says how many it skipped. When a line cannot be written
@@ -19,16 +20,20 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
 
 import msgspec
 
-from probe.record import SEMCONV_VERSION, ObservedCall, decode, encode
+from probe.application import ApplicationCall
+from probe.record import SEMCONV_VERSION, ObservedCall, decode
 
 RUN_FILE = "run.json"
 # Windows would turn each line end into two bytes.
 _BINARY = getattr(os, "O_BINARY", 0)
-_PACKAGES = ("aoai-headroom", "locust", "gevent", "httptools")
+_PACKAGES = ("aoai-headroom", "locust", "gevent", "httptools", "openai")
+
+Recorded = TypeVar("Recorded", ObservedCall, ApplicationCall)
+_encode = msgspec.json.Encoder().encode
 
 
 class JournalError(OSError):
@@ -112,25 +117,25 @@ def write_whole(path: Path, text: str) -> None:
 
 
 class Journal:
-    """This process's file of a run. `append` numbers the calls; not for use by several threads."""
+    """This process's file of a run, of one kind of call. `append` numbers them; not for use by several threads."""
 
-    def __init__(self, run: Run) -> None:
+    def __init__(self, run: Run, kind: Literal["calls", "application"] = "calls") -> None:
         self.calls = 0
         self._run_id = run.id
         self._worker_id = f"{socket.gethostname()}-{os.getpid()}"
-        self.path = Path(run.folder) / f"calls-{self._worker_id}.jsonl"
+        self.path = Path(run.folder) / f"{kind}-{self._worker_id}.jsonl"
         self._broken: JournalError | None = None
         try:
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _BINARY, 0o600)
         except OSError as error:
             raise JournalError(f"cannot write {self.path}: {error.strerror}") from None
 
-    def append(self, call: ObservedCall) -> ObservedCall:
+    def append(self, call: Recorded) -> Recorded:
         """Writes the call under this run's name and its number; returns it so. Raises `JournalError`, then always."""
         if self._broken is not None:
             raise self._broken
         numbered = msgspec.structs.replace(call, run_id=self._run_id, worker_id=self._worker_id, seq=self.calls + 1)
-        self._write(encode(numbered) + b"\n")
+        self._write(_encode(numbered) + b"\n")
         self.calls += 1
         return numbered
 

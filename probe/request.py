@@ -41,18 +41,20 @@ def build_request(target: Target, prompt: Prompt, *, stream: bool, token: TokenP
 
 
 def _body(target: Target, prompt: Prompt, stream: bool) -> dict[str, Any]:
-    body: dict[str, Any] = {"model": target.deployment} if target.names_model else {}
-    if target.surface == "embeddings":
-        body["input"] = "\n".join(message["content"] for message in prompt.messages)
-    elif target.surface == "responses":
-        body |= {"input": prompt.messages, "max_output_tokens": prompt.max_tokens, "stream": stream}
-    else:
-        body |= {"messages": prompt.messages, target.max_tokens_field: prompt.max_tokens, "stream": stream}
-        if stream:
-            # Without it a stream says nothing about tokens.
-            body["stream_options"] = {"include_usage": True}
-    body |= target.extra_body
+    named = {"model": target.deployment} if target.names_model else {}
+    body = named | asked(target, prompt, stream) | target.extra_body
     return {name: value for name, value in body.items() if value is not None}
+
+
+def asked(target: Target, prompt: Prompt, stream: bool) -> dict[str, Any]:
+    """The body's fields that are ours, without the model."""
+    if target.surface == "embeddings":
+        return {"input": "\n".join(message["content"] for message in prompt.messages)}
+    if target.surface == "responses":
+        return {"input": prompt.messages, "max_output_tokens": prompt.max_tokens, "stream": stream}
+    body = {"messages": prompt.messages, target.max_tokens_field: prompt.max_tokens, "stream": stream}
+    # Without it a stream says nothing about tokens.
+    return body | {"stream_options": {"include_usage": True}} if stream else body
 
 
 def _credential(target: Target, token: TokenProvider | None) -> dict[str, str]:

@@ -12,17 +12,18 @@ ROOT = Path(__file__).parents[1]
 ROWS = (
     "probe/record.py probe/sse.py probe/target.py probe/prompts.py probe/headers.py probe/counting.py probe/errors.py"
     " probe/stamps.py probe/waiting.py",
-    "probe/channel.py locustfiles/_hub.py locustfiles/_watchdog.py",
+    "probe/channel.py probe/application.py locustfiles/_hub.py locustfiles/_watchdog.py",
     "probe/dialing.py",
     "probe/transport.py probe/journal.py probe/simulated.py probe/identity.py probe/advice.py probe/render.py",
     "probe/outcome.py analysis/stats.py analysis/runs.py analysis/logs.py",
-    "probe/reading.py probe/request.py",
+    "probe/reading.py probe/request.py analysis/application.py",
     "probe/client.py analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py",
-    "probe/cli.py locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py",
+    "probe/cli.py probe/sdk.py locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py",
     "locustfiles/_load.py",
     "locustfiles/_run.py analysis/report.py",
     "locustfiles/_user.py analysis/cli.py",
-    "locustfiles/mixed.py",
+    "locustfiles/mixed.py locustfiles/_sdk.py",
+    "locustfiles/sdk_retries.py",
 )
 ROW = {module: number for number, row in enumerate(ROWS) for module in row.split()}
 PACKAGES = ("probe", "analysis", "locustfiles", "simulator")

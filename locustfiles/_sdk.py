@@ -1,0 +1,117 @@
+"""The user that calls as an application does: through the official `openai` SDK, with its retries.
+
+Its calls go to a file of their own, and in Locust's tables they are of the type "application". Like the measuring
+user's they are on record whatever ends them (see `_user`); their client waits as everything under Locust does.
+
+Importing this module takes the SDK's second of CPU, so only scenarios with such users do.
+"""
+
+import logging
+from typing import Any
+
+from locust.env import Environment
+from locust.exception import StopUser
+
+from locustfiles._arrivals import Arrival
+from locustfiles._load import Load
+from locustfiles._run import running, session
+from locustfiles._user import AzureOpenAIUser
+from probe.application import ApplicationCall
+from probe.journal import JournalError
+from probe.prompts import Ask
+from probe.sdk import SDKClient, dropped
+from probe.target import Target
+
+# A line a request is in the journal, not on the terminal.
+for _name in ("httpx2", "openai"):
+    logging.getLogger(_name).setLevel(logging.WARNING)
+
+
+class ApplicationError(Exception):
+    """What Locust's tables show of a call that raised; no ids in it, because each text is a row of its own."""
+
+
+class SDKUser(AzureOpenAIUser):
+    """Subclasses give tasks that use `ask` (closed model) or `dispatch` (open model)."""
+
+    abstract = True
+
+    def on_start(self) -> None:
+        load = running()
+        self.sdk = self._new_client(load)
+        for target in load.targets:
+            self.sdk.prepare(target)
+        self._idle: list[SDKClient] = []
+
+    def on_stop(self) -> None:
+        for client in (self.sdk, *self._idle):
+            client.close()
+
+    def ask(self, target: Target, ask: Ask) -> ApplicationCall:
+        """One call of the closed model. After one that raised the user pauses, or it would hammer on."""
+        call = observe(self.environment, self.sdk, target, ask)
+        if not call.succeeded:
+            self._told_to_stop.wait(running().pause)
+        return call
+
+    def _drop(self, load: Load, arrival: Arrival) -> None:
+        load.in_hand -= 1
+        ask = arrival.ask
+        call = dropped(load.next_target(), ask.prompt, stream=ask.stream, traffic=ask.traffic, scheduled=arrival.due)
+        keep(self.environment, load, call)
+
+    def _send(self, load: Load, arrival: Arrival) -> None:
+        client = self._idle.pop() if self._idle else self._new_client(load)
+        try:
+            observe(self.environment, client, load.next_target(), arrival.ask, scheduled=arrival.due)
+        except StopUser:
+            # The journal cannot be written, which stops the whole run.
+            return
+        finally:
+            self._idle.append(client)
+            load.in_hand -= 1
+            load.slots.release()
+
+    def _new_client(self, load: Load) -> SDKClient:
+        options = load.options
+        return SDKClient(
+            run_began=load.began, token=load.token, timeout=options.call_timeout, max_retries=options.sdk_retries
+        )
+
+
+def observe(
+    environment: Environment, client: SDKClient, target: Target, ask: Ask, scheduled: float | None = None
+) -> ApplicationCall:
+    """One call, on record. Raises `StopUser` where the record cannot be kept, and what interrupted the call."""
+    load = running()
+    call = client.observe(target, ask.prompt, stream=ask.stream, traffic=ask.traffic, scheduled=scheduled)
+    keep(environment, load, call)
+    if client.interrupt is not None:
+        raise client.interrupt
+    return call
+
+
+def keep(environment: Environment, load: Load, call: ApplicationCall) -> None:
+    """Raises `StopUser` where the journal cannot be written, which stops the whole run."""
+    try:
+        load.application.append(call)
+    except JournalError as error:
+        session.fail(error)
+        raise StopUser from None
+    load.tally["application"] += 1
+    count(environment, call)
+
+
+def count(environment: Environment, call: ApplicationCall) -> None:
+    name = f"{call.target} {'stream' if call.request_stream else 'whole'}"
+    environment.events.request.fire(
+        request_type="application",
+        name=name,
+        response_time=None if call.duration is None else call.duration * 1000,
+        response_length=0,
+        exception=None if call.succeeded else ApplicationError(call.error_type),
+        context={},
+    )
+    if call.time_to_first_token is not None:
+        entries: Any = environment.stats.entries
+        entries[(name, "app TTFT")].log(call.time_to_first_token * 1000, 0)
