@@ -52,7 +52,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-versio
 	--generate-hashes --no-annotate --no-header
 lock: .venv/.test
 	$(LOCK) --group build -o requirements.lock
-	$(LOCK) --group test -c requirements.lock -o requirements-test.lock
+	$(LOCK) --all-extras --group test -c requirements.lock -o requirements-test.lock
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
