@@ -1,32 +1,91 @@
 """The `probe` command: one look at a target's headers, as a person or as a script reads them.
 
 Data goes to standard output, talk to standard error.
+
+Looking is what `probe` does when no other command is named: `probe west` is `probe look west`, and the longer form
+reaches a target that is named like a command. A command of another module is a line of `_ELSEWHERE`.
+
+What a command needs is imported when it runs, so that `--help` and completion answer at once.
 """
 
 import sys
 from contextlib import ExitStack
-from pathlib import Path
-from tempfile import TemporaryDirectory
-from typing import NoReturn
+from importlib import import_module
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
-from probe.advice import EXIT_INTERRUPTED, EXIT_SETTINGS, advice, exit_code
-from probe.client import Client
-from probe.identity import token_provider
-from probe.prompts import numbered
-from probe.record import ObservedCall, encode
-from probe.request import TokenProvider
-from probe.simulated import Simulator
-from probe.target import SettingsError, Target, configured
-from probe.transport import Timeouts
+if TYPE_CHECKING:
+    from probe.record import ObservedCall
 
 _EPILOG = """\b
 Exit codes: 0 answered, 2 a setting is wrong, 3 cannot reach the target, 4 refused (key, deployment, request),
 5 a broken reply or server error, 6 throttled, 130 interrupted."""
 
+_DEFAULT = "look"
+# Where each command lives, and what `probe --help` says of it without importing it.
+_ELSEWHERE: dict[str, tuple[str, str]] = {}
 
-@click.command(epilog=_EPILOG, context_settings={"auto_envvar_prefix": "HEADROOM_PROBE", "show_default": True})
+
+class _Probe(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(_ELSEWHERE)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _ELSEWHERE:
+            return super().get_command(ctx, cmd_name)
+        module, _, name = _ELSEWHERE[cmd_name][0].partition(":")
+        command = getattr(import_module(module), name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        named = bool(args) and (args[0] in _ELSEWHERE or args[0] in self.commands)
+        return super().parse_args(ctx, args if named else [_DEFAULT, *args])
+
+    def invoke(self, ctx: click.Context) -> object:
+        from probe.advice import EXIT_INTERRUPTED, EXIT_SETTINGS
+        from probe.calling import say
+        from probe.target import SettingsError
+
+        try:
+            return super().invoke(ctx)
+        except SettingsError as error:
+            say(str(error))
+            sys.exit(EXIT_SETTINGS)
+        except KeyboardInterrupt:
+            sys.exit(EXIT_INTERRUPTED)
+
+
+class _DefaultContext(click.Context):
+    @property
+    def command_path(self) -> str:
+        return self.parent.command_path if self.parent else super().command_path
+
+
+class _Look(click.Command):
+    """The default command, which speaks of itself as `probe` and lists its sisters."""
+
+    context_class = _DefaultContext
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        super().format_options(ctx, formatter)
+        if _ELSEWHERE:
+            with formatter.section("Commands"):
+                formatter.write_dl([(name, meaning) for name, (_, meaning) in _ELSEWHERE.items()])
+
+
+@click.group(cls=_Probe)
+def probe() -> None:
+    pass
+
+
+@probe.command(
+    _DEFAULT,
+    cls=_Look,
+    epilog=_EPILOG,
+    context_settings={"auto_envvar_prefix": "HEADROOM_PROBE", "show_default": True},
+)
 @click.argument("target", required=False)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="json: one record a call")
 @click.option("--input-tokens", default=32, type=click.IntRange(8, 1_000_000), help="size of the prompt")
@@ -43,22 +102,20 @@ def look(target: str | None, output: str, input_tokens: int, max_tokens: int, ti
     probe apim            the target of this name
     probe -o json | jq    the records themselves
     """
+    from probe.advice import advice, exit_code
+    from probe.calling import choose, client_for, say, targets
+    from probe.prompts import numbered
+
     prompt = numbered(1, input_tokens, max_tokens)
     with ExitStack() as stack:
-        try:
-            chosen = _choose(_targets(stack), target)
-            token = None if chosen.api_key is not None else token_provider()
-        except SettingsError as error:
-            _say(str(error))
-            sys.exit(EXIT_SETTINGS)
-        client = _client(timeout, token)
-        stack.callback(client.close)
+        chosen = choose(targets(stack), target)
+        client = client_for([chosen], timeout, stack)
         codes = []
         for stream in (True, False):
             call = client.observe(chosen, prompt, stream=stream)
             _show(call, output)
             if mend := advice(call, chosen):
-                _say(mend)
+                say(mend)
             codes.append(exit_code(call))
             if client.interrupt is not None:
                 break
@@ -66,41 +123,12 @@ def look(target: str | None, output: str, input_tokens: int, max_tokens: int, ti
 
 
 def main() -> None:
-    try:
-        look()
-    except KeyboardInterrupt:
-        sys.exit(EXIT_INTERRUPTED)
+    probe(prog_name="probe")
 
 
-def _client(timeout: float, token: TokenProvider | None) -> Client:
-    return Client(
-        timeouts=Timeouts(connect=min(10.0, timeout), first_byte=timeout, idle=timeout, total=timeout), token=token
-    )
+def _show(call: "ObservedCall", output: str) -> None:
+    from probe.record import encode
 
-
-def _targets(stack: ExitStack) -> dict[str, Target]:
-    found = configured()
-    if found:
-        return found
-    _say("no endpoint configured: starting the simulator (set AZURE_OPENAI_ENDPOINT to call a real one)")
-    folder = stack.enter_context(TemporaryDirectory(prefix="headroom-"))
-    simulator = Simulator(Path(folder))
-    stack.callback(simulator.stop)
-    return simulator.targets
-
-
-def _choose(found: dict[str, Target], name: str | None) -> Target:
-    if name is None:
-        first, *others = found.values()
-        if others:
-            _say(f"calling {first.name}; also there: {', '.join(other.name for other in others)}")
-        return first
-    if name not in found:
-        raise SettingsError(f"no target {name!r}; there are: {', '.join(found)}")
-    return found[name]
-
-
-def _show(call: ObservedCall, output: str) -> None:
     if output == "json":
         click.echo(encode(call))
         return
@@ -109,7 +137,3 @@ def _show(call: ObservedCall, output: str) -> None:
     from probe.render import render_call
 
     render_call(call, Console())
-
-
-def _say(message: str) -> None:
-    print(f"probe: {message}", file=sys.stderr, flush=True)

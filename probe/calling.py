@@ -1,0 +1,57 @@
+"""What every command of the probe begins with: the targets there are, and a client to call them with.
+
+Where none is configured, a simulator is started that lives as long as the command does.
+"""
+
+import sys
+from collections.abc import Iterable
+from contextlib import ExitStack
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from probe.client import Client
+from probe.identity import token_provider
+from probe.simulated import Simulator
+from probe.target import SettingsError, Target, configured
+from probe.transport import Timeouts
+
+
+def say(message: str) -> None:
+    """Talk goes to standard error, data to standard output."""
+    print(f"probe: {message}", file=sys.stderr, flush=True)
+
+
+def targets(stack: ExitStack) -> dict[str, Target]:
+    """The configured targets by name, or those of a simulator that stops with `stack`. Raises `SettingsError`."""
+    found = configured()
+    if found:
+        return found
+    say("no endpoint configured: starting the simulator (set AZURE_OPENAI_ENDPOINT to call a real one)")
+    folder = stack.enter_context(TemporaryDirectory(prefix="headroom-"))
+    simulator = Simulator(Path(folder))
+    stack.callback(simulator.stop)
+    return simulator.targets
+
+
+def choose(found: dict[str, Target], name: str | None) -> Target:
+    """The target of this name, or the first one. Raises `SettingsError`."""
+    if name is None:
+        first, *others = found.values()
+        if others:
+            say(f"calling {first.name}; also there: {', '.join(other.name for other in others)}")
+        return first
+    if name not in found:
+        raise SettingsError(f"no target {name!r}; there are: {', '.join(found)}")
+    return found[name]
+
+
+def client_for(called: Iterable[Target], timeout: float, stack: ExitStack) -> Client:
+    """A client for these targets, signed in where one of them has no key; closed with `stack`. Raises `SettingsError`.
+
+    `timeout` is in seconds, for a whole call.
+    """
+    token = None if all(target.api_key is not None for target in called) else token_provider()
+    limits = Timeouts(connect=min(10.0, timeout), first_byte=timeout, idle=timeout, total=timeout)
+    client = Client(timeouts=limits, token=token)
+    stack.callback(client.close)
+    return client
