@@ -30,6 +30,7 @@ from analysis.runs import Run, Target
 from analysis.stats import quantile
 from analysis.throttling import by_cause
 from analysis.tokens import Coverage, differences, estimates, join
+from probe.escaping import printable
 
 # Counting takes 0.2 ms a prompt. Of more calls than these, so many drawn at random are counted.
 MOST_ESTIMATES = 20_000
@@ -404,7 +405,7 @@ def _rows(table: list[list[str]], most: int) -> list[str]:
 
 def _plain(value: object) -> str:
     """A name from outside as it can be shown on a terminal and in a table."""
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in str(value))
+    return printable(str(value))
 
 
 def _seconds(value: float | None) -> str:

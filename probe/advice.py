@@ -1,5 +1,6 @@
 """What to do about a call that did not come to an answer: one line for a person, and an exit code for a script."""
 
+from probe.escaping import printable
 from probe.record import ObservedCall
 from probe.target import V1, Target
 
@@ -50,9 +51,8 @@ def _what(call: ObservedCall) -> str:
 
 
 def _one_line(message: str) -> str:
-    """A server's words, without what could act on a terminal."""
-    visible = "".join(c if c.isprintable() else " " for c in message)
-    short = " ".join(visible.split()).rstrip(".")
+    """A server's words, with what could act on a terminal as escapes."""
+    short = printable(" ".join(message.split())).rstrip(".")
     return short if len(short) <= 200 else short[:197] + "..."
 
 

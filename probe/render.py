@@ -17,6 +17,7 @@ from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.text import Text
 
+from probe.escaping import printable as printable
 from probe.headers import Reading, describe, grouped, retry_after
 from probe.record import ObservedCall
 
@@ -31,17 +32,6 @@ _AS_HOPED = {"ok", "ok_length"}
 _AS_RULED = {"throttled", "filtered_prompt", "filtered_output", "cancelled_user", "cancelled_deadline", "budget_stop"}
 
 _Part = tuple[str, str]
-
-
-def printable(text: str, ascii_only: bool = False) -> str:
-    """`text` with every character that could act on a terminal, or that it could not show, as an escape."""
-    return "".join(c if c.isprintable() and (c.isascii() or not ascii_only) else _escape(ord(c)) for c in text)
-
-
-def _escape(code: int) -> str:
-    if code <= 0xFF:
-        return f"\\x{code:02x}"
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
 
 
 def render_call(call: ObservedCall, console: Console) -> None:
