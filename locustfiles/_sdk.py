@@ -6,7 +6,6 @@ user's they are on record whatever ends them (see `_user`); their client waits a
 Importing this module takes the SDK's second of CPU, so only scenarios with such users do.
 """
 
-import logging
 from typing import Any
 
 from locust.env import Environment
@@ -21,10 +20,6 @@ from probe.journal import JournalError
 from probe.prompts import Ask
 from probe.sdk import SDKClient, dropped
 from probe.target import Target
-
-# A line a request is in the journal, not on the terminal.
-for _name in ("httpx2", "openai"):
-    logging.getLogger(_name).setLevel(logging.WARNING)
 
 
 class ApplicationError(Exception):

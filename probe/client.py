@@ -12,6 +12,7 @@ from probe.prompts import Prompt
 from probe.reading import Reading
 from probe.record import Headers, ObservedCall
 from probe.request import TokenProvider, build_request, streams
+from probe.secrecy import kept
 from probe.stamps import Stamp
 from probe.target import Target
 from probe.transport import Connection, Exchange, Header, Timeouts
@@ -138,7 +139,8 @@ def about_call(
 
 
 def text_headers(headers: list[Header]) -> Headers:
-    return tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers)
+    """Headers as they are kept: as received, but for secrets."""
+    return kept(tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers))
 
 
 def _oddities(exchange: Exchange, reading: Reading) -> tuple[str, ...]:

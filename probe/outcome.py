@@ -16,6 +16,7 @@ import msgspec
 
 from probe.errors import ErrorKind
 from probe.record import Headers, Outcome, Surface, ThrottleKind
+from probe.secrecy import scrubbed
 
 # A wait this long is no rate limit of a minute but a quota of a day.
 _DAY_QUOTA_SECONDS = 3600
@@ -178,7 +179,7 @@ def _error_of(body: object) -> tuple[str | None, str | None]:
     if not isinstance(error, dict):
         return None, _short(error)
     code = error.get("code") or error.get("type") or error.get("statusCode")
-    return (None if code is None else str(code)), _short(error.get("message"))
+    return (None if code is None else scrubbed(str(code))), _short(error.get("message"))
 
 
 _TITLE = re.compile(rb"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
@@ -195,7 +196,7 @@ def _quoted(seen: Seen) -> str | None:
 
 
 def _short(message: object) -> str | None:
-    return None if message is None else str(message)[:300]
+    return None if message is None else scrubbed(str(message))[:300]
 
 
 def _is_gateways(seen: Seen) -> bool:

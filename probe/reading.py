@@ -21,6 +21,7 @@ import msgspec
 from probe.errors import TransportError
 from probe.outcome import Seen
 from probe.record import Headers, LatencyCheckpoint
+from probe.secrecy import scrubbed, scrubbed_bytes
 from probe.sse import Event, EventTooLargeError, SSEReader
 from probe.stamps import Stamp
 from probe.target import Surface
@@ -185,7 +186,7 @@ class Reading:
             whole_head=exchange.headers_at is not None,
             headers=headers,
             body=self._json,
-            text=None if self._is_sse or self._json is not None else bytes(self._body[:_QUOTED_BYTES]),
+            text=None if self._is_sse or self._json is not None else self._quoted(),
             is_sse=self._is_sse,
             events=self._events,
             bad_events=self._bad_events,
@@ -195,6 +196,9 @@ class Reading:
             finish_reasons=tuple(self._finish_reasons),
             choices=self._choices,
         )
+
+    def _quoted(self) -> bytes:
+        return scrubbed_bytes(bytes(self._body[: 2 * _QUOTED_BYTES]))[:_QUOTED_BYTES]
 
     def observed(self, exchange: Exchange) -> dict[str, Any]:
         """The record's fields that come from the body."""
@@ -214,9 +218,9 @@ class Reading:
             "cached_tokens": prompt.cached_tokens,
             "reasoning_tokens": completion.reasoning_tokens,
             "latency_checkpoint": self._checkpoint or usage.latency_checkpoint,
-            "response_id": self._id or None,
-            "response_model": self._model or None,
-            "finish_reasons": tuple(self._finish_reasons),
+            "response_id": scrubbed(self._id) if self._id else None,
+            "response_model": scrubbed(self._model) if self._model else None,
+            "finish_reasons": tuple(map(scrubbed, self._finish_reasons)),
         }
 
     def is_buffered(self, exchange: Exchange) -> bool:
@@ -254,7 +258,7 @@ class Reading:
 
     def _read_body(self, exchange: Exchange) -> None:
         try:
-            body = bytes(self._body) if self._inflating is None else self._inflate(bytes(self._body))
+            body = scrubbed_bytes(bytes(self._body) if self._inflating is None else self._inflate(bytes(self._body)))
             self._json = msgspec.json.decode(body)
         except TransportError as error:
             exchange.error = exchange.error or error

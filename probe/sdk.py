@@ -26,8 +26,12 @@ from probe.headers import retry_after
 from probe.prompts import Prompt
 from probe.record import Headers
 from probe.request import TokenProvider, asked, streams
+from probe.secrecy import quiet_libraries, scrubbed
 from probe.stamps import Stamp
 from probe.target import V1, Surface, Target
+
+# It has set a level of its own by now.
+quiet_libraries()
 
 _CONNECT_SECONDS = 5.0
 _CREATE: Mapping[Surface, Callable[[openai.OpenAI], Callable[..., Any]]] = {
@@ -98,7 +102,7 @@ class SDKClient:
             status_code=attempts[-1].status_code if attempts else None,
             error_type=error_type,
             attempts=attempts,
-            finish_reasons=tuple(answer.finish_reasons),
+            finish_reasons=tuple(map(scrubbed, answer.finish_reasons)),
             **_counts(answer.usage),
         )
 
@@ -114,7 +118,9 @@ class SDKClient:
     def _client(self, target: Target) -> "tuple[openai.OpenAI, _Witness]":
         if target.name not in self._clients:
             # Without TLS it is on loopback, where no proxy leads.
-            witness = _Witness(verify=tls_context(), trust_env=target.tls, timeout=self._timeout)
+            witness = _Witness(
+                verify=tls_context(), trust_env=target.tls, timeout=self._timeout, follow_redirects=False
+            )
             options = {"timeout": self._timeout, "max_retries": self._max_retries, "http_client": witness}
             self._clients[target.name] = _sdk_for(target, self._token, options), witness
         return self._clients[target.name]

@@ -14,13 +14,15 @@ import ipaddress
 import os
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote, urlsplit
 
 import msgspec
 from msgspec import field
+
+from probe.secrecy import lets_act, remember
 
 Surface = Literal["chat", "responses", "embeddings"]
 
@@ -56,10 +58,17 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
             raise SettingsError(f"target {self.name}: deployment {self.deployment!r} is no name")
         if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
             raise SettingsError(f"target {self.name}: the API key is empty or has characters no key has")
-
+        for secret in self._secrets():
+            remember(secret)
         if not _HEADER_NAME.fullmatch(self.key_header):
             raise SettingsError(f"target {self.name}: {self.key_header!r} is no header's name")
         _check_headers(f"target {self.name}", self.extra_headers, self.key_header)
+
+    def _secrets(self) -> Iterator[str]:
+        if self.api_key is not None:
+            yield self.api_key
+        given = {**self.extra_headers, **self.extra_body}
+        yield from (value for name, value in given.items() if isinstance(value, str) and lets_act(name))
 
     def __repr__(self) -> str:
         return f"Target({self.name!r}, {self.endpoint!r}, {self.deployment!r}, {self.api_version!r}, {self.gateway!r})"

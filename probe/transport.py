@@ -22,6 +22,7 @@ import msgspec
 from probe.channel import Channel, Received
 from probe.dialing import Dialed, dial
 from probe.errors import ErrorKind, TransportError
+from probe.secrecy import scrubbed_bytes
 from probe.stamps import KernelClock, Stamp
 from probe.waiting import OneAtATime, Waiting
 
@@ -305,7 +306,7 @@ class _Response:
             exchange.status = exchange.status or self._parser.get_status_code() or None
             exchange.headers = _headers_before_the_fault(data) if len(data) < MAX_HEADER_VALUE_BYTES else []
         exchange.raw_prefix = data[:PREFIX_BYTES]
-        return TransportError("protocol", f"{reason}; received {data[:80]!r}")
+        return TransportError("protocol", f"{reason}; received {scrubbed_bytes(data)[:80]!r}")
 
     def _end_of_stream(self) -> None:
         exchange = self._exchange

@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1]
 
 # From the ground up. The simulator stands aside: nothing of ours imports it, and it imports nothing of ours.
 ROWS = (
+    "probe/secrecy.py",
     "probe/record.py probe/sse.py probe/target.py probe/prompts.py probe/headers.py probe/counting.py probe/errors.py"
     " probe/escaping.py probe/stamps.py probe/waiting.py",
     "probe/channel.py probe/prices.py probe/application.py locustfiles/_hub.py locustfiles/_watchdog.py",
