@@ -111,9 +111,11 @@ def look(target: str | None, output: str, input_tokens: int, max_tokens: int, ti
         chosen = choose(targets(stack), target)
         client = client_for([chosen], timeout, stack)
         codes = []
+        above = None
         for stream in (True, False):
             call = client.observe(chosen, prompt, stream=stream)
-            _show(call, output)
+            _show(call, output, above)
+            above = call
             if mend := advice(call, chosen):
                 say(mend)
             codes.append(exit_code(call))
@@ -126,7 +128,7 @@ def main() -> None:
     probe(prog_name="probe")
 
 
-def _show(call: "ObservedCall", output: str) -> None:
+def _show(call: "ObservedCall", output: str, above: "ObservedCall | None") -> None:
     from probe.record import encode
 
     if output == "json":
@@ -135,5 +137,8 @@ def _show(call: "ObservedCall", output: str) -> None:
     from rich.console import Console
 
     from probe.render import render_call
+    from probe.seen import remember
 
-    render_call(call, Console())
+    if above is not None:
+        click.echo()
+    render_call(call, Console(), above=above, news=remember(call))

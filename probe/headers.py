@@ -8,6 +8,7 @@ Values.    A parsed value is None where the text does not say one: empty, "Not-S
 Repeats.   Where one value is needed and several were sent, the last counts.
 """
 
+import base64
 import re
 from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
@@ -17,15 +18,15 @@ from typing import Literal, NamedTuple, get_args
 import msgspec
 
 Group = Literal[
-    "rate limits",
+    "limits",
     "provisioned",
-    "who served it",
+    "routing and region",
     "ids",
     "gateway",
     "timing",
-    "content filter",
+    "model",
+    "security",
     "transport",
-    "other",
     "unknown",
 ]
 GROUPS: tuple[Group, ...] = get_args(Group)
@@ -97,7 +98,7 @@ class _Known(NamedTuple):
 
 # Within a group in the order to read them in.
 _CATALOGUE: dict[Group, tuple[_Known, ...]] = {
-    "rate limits": (
+    "limits": (
         _Known("retry-after-ms", "Wait before the next try; 0 has come with Retry-After: 1", "ms", _number),
         _Known("retry-after", "Wait before the next try; set by the service or by APIM", "s", _wait),
         _Known("x-should-retry", "Tells the OpenAI SDKs to retry or not, whatever the status", None, _truth),
@@ -174,11 +175,8 @@ _CATALOGUE: dict[Group, tuple[_Known, ...]] = {
         _Known("azureai-fe-requested-service-tier", "Service tier asked for, as named on the Responses API"),
         _Known("azureai-processed-tier", "Service tier used; other than the one asked for after a downgrade"),
     ),
-    "who served it": (
+    "routing and region": (
         _Known("x-ms-region", "Region of the resource, not necessarily where the model ran", "region"),
-        _Known("x-ms-deployment-name", "The deployment that answered; after spillover the standard one"),
-        _Known("x-ms-served-model", "The model snapshot that answered; the reply's `model` can be less exact"),
-        _Known("openai-model", "The model that answered"),
         _Known(
             "azureai-model-sessionid",
             "Route taken; DR: seems to be where it ran",
@@ -215,9 +213,8 @@ _CATALOGUE: dict[Group, tuple[_Known, ...]] = {
             "candidate regions",
             _found(r'-online-([a-z0-9]+)"'),
         ),
-        _Known("azureml-model-session", "Build of the model's container and, it seems, the instance"),
-        _Known("azureml-model-group", "Group the model instance belongs to; seen in 2023"),
         _Known("x-xai-model-address", "Address of the model server behind a Grok deployment"),
+        _Known("skip-error-remapping", "A flag between the service's own parts", None, _truth),
     ),
     "ids": (
         _Known("apim-request-id", "CorrelationId in the resource's diagnostic logs; not your APIM's id"),
@@ -300,8 +297,39 @@ _CATALOGUE: dict[Group, tuple[_Known, ...]] = {
         _Known("ms-azureml-model-time", "Seems to be the time in the model", "ms", _number),
         _Known("x-envoy-upstream-service-time", "The inner proxy's wait for the back end's headers", "ms", _number),
     ),
-    "content filter": (
+    "model": (
+        _Known("x-ms-served-model", "The model snapshot that answered; the reply's `model` can be less exact"),
+        _Known("openai-model", "The model that answered"),
+        _Known("x-ms-deployment-name", "The deployment that answered; after spillover the standard one"),
+        _Known("azureml-model-session", "Build of the model's container and, it seems, the instance"),
+        _Known("azureml-model-group", "Group the model instance belongs to; seen in 2023"),
+        _Known("ms-azureml-model-error-reason", "Why the model's container refused the call"),
+        _Known("ms-azureml-model-error-statuscode", "Status from the model's container", None, _whole),
+        _Known("prompt_token_len prompt-token-len", "Prompt tokens, on DeepSeek, MAI and Cohere", "tokens", _whole),
+        _Known(
+            "sampling_token_len sampling-token-len", "Generated tokens, on DeepSeek, MAI and Cohere", "tokens", _whole
+        ),
+        _Known("num-tokens", "Tokens of the text, on Cohere embeddings", "tokens", _whole),
+        _Known("num-chars", "Characters of the text, on Cohere embeddings", "characters", _whole),
+        _Known("openai-version", "OpenAI's own API version, always 2020-10-01"),
+        _Known("api-supported-versions", "API versions of the inner service; not the api-version you send"),
+        _Known("openai-organization", "The organisation billed, where OpenAI itself answered"),
+    ),
+    "security": (
         _Known("x-ms-rai-invoked", "Whether the content filter ran; not sent on Responses", None, _truth),
+        _Known("azure-openai-data-collection", "Not documented; seen on Responses in November 2025", None, _truth),
+        _Known(
+            "x-ms-aoai-configured-data-retention-days",
+            "Seems to be how long the Responses API keeps stored responses",
+            "days",
+            _whole,
+        ),
+        _Known("www-authenticate", "How to authenticate, on 401"),
+        _Known("strict-transport-security", "Browsers must use HTTPS from now on; missing on 401"),
+        _Known("x-content-type-options", "nosniff: browsers must trust content-type"),
+        _Known("access-control-allow-origin", "Browser pages of these origins may read the reply"),
+        _Known("access-control-expose-headers", "Headers that browser pages may read"),
+        _Known("set-cookie", "A cookie, likely of a proxy in between: the service needs none"),
     ),
     "transport": (
         _Known("date", "The service's clock when it answered; compare with yours for skew", None, _date),
@@ -318,33 +346,6 @@ _CATALOGUE: dict[Group, tuple[_Known, ...]] = {
         _Known("pragma", "no-cache, for old caches"),
         _Known("vary", "Request headers that caches must tell apart"),
         _Known("location", "Where a redirect leads; redirects are never followed here"),
-        _Known("www-authenticate", "How to authenticate, on 401"),
-        _Known("strict-transport-security", "Browsers must use HTTPS from now on; missing on 401"),
-        _Known("x-content-type-options", "nosniff: browsers must trust content-type"),
-        _Known("access-control-allow-origin", "Browser pages of these origins may read the reply"),
-        _Known("access-control-expose-headers", "Headers that browser pages may read"),
-        _Known("set-cookie", "A cookie, likely of a proxy in between: the service needs none"),
-    ),
-    "other": (
-        _Known("ms-azureml-model-error-reason", "Why the model's container refused the call"),
-        _Known("ms-azureml-model-error-statuscode", "Status from the model's container", None, _whole),
-        _Known("azure-openai-data-collection", "Not documented; seen on Responses in November 2025", None, _truth),
-        _Known("skip-error-remapping", "A flag between the service's own parts", None, _truth),
-        _Known(
-            "x-ms-aoai-configured-data-retention-days",
-            "Seems to be how long the Responses API keeps stored responses",
-            "days",
-            _whole,
-        ),
-        _Known("prompt_token_len prompt-token-len", "Prompt tokens, on DeepSeek, MAI and Cohere", "tokens", _whole),
-        _Known(
-            "sampling_token_len sampling-token-len", "Generated tokens, on DeepSeek, MAI and Cohere", "tokens", _whole
-        ),
-        _Known("num-tokens", "Tokens of the text, on Cohere embeddings", "tokens", _whole),
-        _Known("num-chars", "Characters of the text, on Cohere embeddings", "characters", _whole),
-        _Known("api-supported-versions", "API versions of the inner service; not the api-version you send"),
-        _Known("openai-version", "OpenAI's own API version, always 2020-10-01"),
-        _Known("openai-organization", "The organisation billed, where OpenAI itself answered"),
     ),
 }
 
@@ -368,6 +369,60 @@ def describe(name: str, value: str) -> Reading:
         return Reading(name, value, "unknown", None, None, None)
     group, known = found
     return Reading(name, value, group, known.meaning, known.unit, known.parse(value.strip()))
+
+
+def contents(name: str, value: str) -> tuple[tuple[str, str], ...]:
+    """What is packed into one header's value, part by part with names that recordings suggest; empty where nothing is.
+
+    A part that cannot be unpacked is left out.
+    """
+    unpack = _PACKED.get(name.lower())
+    return () if unpack is None else tuple((part, text) for part, text in unpack(value.strip()) if text)
+
+
+_ROUTE = ("front end", "instance", "on its own host", "build", "serving region", "back-end pool", "routing")
+
+
+def _route(value: str) -> Iterable[tuple[str, str]]:
+    """`azureai-model-sessionid`: semicolons between parts, the first three base64 of address and port."""
+    for part, text in zip(_ROUTE, value.split(";"), strict=False):
+        yield part, _unbase64(text) if part in _ROUTE[:3] else text.removeprefix("DR:")
+
+
+def _unbase64(text: str) -> str:
+    try:
+        return base64.b64decode(text, validate=True).decode("ascii")
+    except ValueError:
+        return ""
+
+
+def _clusters(value: str) -> Iterable[tuple[str, str]]:
+    try:
+        clusters = msgspec.json.decode(value, type=_Clusters).upstream_stats_map
+    except msgspec.DecodeError:
+        return
+    for name, told in clusters.items():
+        yield name, ", ".join(f"{key.replace('_', ' ')} {text}" for key, text in told.items())
+
+
+class _Clusters(msgspec.Struct):
+    upstream_stats_map: dict[str, dict[str, str]]
+
+
+def _trace_context(value: str) -> Iterable[tuple[str, str]]:
+    """W3C Trace Context, version 00."""
+    found = re.fullmatch(r"[0-9a-f]{2}-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})", value)
+    if found:
+        yield "trace id", found[1]
+        yield "parent id", found[2]
+        yield "sampled", "yes" if int(found[3], 16) & 1 else "no"
+
+
+_PACKED: dict[str, Callable[[str], Iterable[tuple[str, str]]]] = {
+    "azureai-model-sessionid": _route,
+    "x-ms-azureml-cluster-local-active-requests": _clusters,
+    "traceparent": _trace_context,
+}
 
 
 def grouped(headers: Iterable[tuple[str, str]]) -> dict[Group, list[Reading]]:

@@ -17,9 +17,14 @@ from rich.cells import cell_len, chop_cells
 from rich.console import Console
 from rich.text import Text
 
+from probe.counting import Count, RanksUnavailableError, input_tokens
 from probe.escaping import printable as printable
-from probe.headers import Reading, describe, grouped, retry_after
-from probe.record import ObservedCall
+from probe.headers import Reading, contents, describe, grouped, retry_after
+from probe.headroom import Level, headroom
+from probe.prompts import rebuild
+from probe.record import Headers, ObservedCall
+from probe.seen import News
+from probe.shares import Shares, call_shares, first_token_shares
 
 _INDENT = "  "
 _LONGEST_BAR = 100
@@ -34,8 +39,16 @@ _AS_RULED = {"throttled", "filtered_prompt", "filtered_output", "cancelled_user"
 _Part = tuple[str, str]
 
 
-def render_call(call: ObservedCall, console: Console) -> None:
-    for line in _Sheet(console).lines(call):
+def render_call(
+    call: ObservedCall, console: Console, *, above: ObservedCall | None = None, news: News | None = None
+) -> None:
+    """One call's sheet. Of a call with another one `above` it only those headers are shown that differ."""
+    print_lines(_Sheet(console).lines(call, above, news), console)
+
+
+def print_lines(lines: Iterable[Text], console: Console) -> None:
+    """Lines that are as wide as they are meant to be, without styling where there is to be no colour."""
+    for line in lines:
         console.print(Text(line.plain) if console.no_color else line, soft_wrap=True)
 
 
@@ -53,16 +66,24 @@ class _Sheet:
         self._console = console
         self._width = max(console.width, 40)
         self._ascii = console.options.ascii_only
-        self._bar, self._dot = ("#", " - ") if self._ascii else ("━", " · ")
+        self._bar, self._rail, self._dot = ("#", ".", " - ") if self._ascii else ("━", "─", " · ")
 
-    def lines(self, call: ObservedCall) -> Iterator[Text]:
+    def lines(self, call: ObservedCall, above: ObservedCall | None, news: News | None) -> Iterator[Text]:
         yield from self._flow(_verdict(call), indent="")
         yield from self._flow(_circumstances(call), indent="")
         yield from self._section("error", self._flow(_error(call)))
+        if news is not None:
+            title = f"since the last look, {_ago(news.age)} ago"
+            yield from self._section(title, (line for part in _news(news) for line in self._flow([part])))
+        yield from self._section("headroom", (self._level(level) for level in headroom(call.headers)))
         yield from self._section(_timing_title(call), self._timing(call))
-        yield from self._section("usage", self._flow(_usage(call)))
+        yield from self._shares(call)
+        yield from self._section("tokens", (line for row in _tokens(call) for line in self._flow(row)))
         yield from self._section("the service's own timings, ms", self._flow(_checkpoint(call)))
-        yield from self._headers(call)
+        yield from self._headers(call.headers if above is None else _differing(call.headers, above.headers))
+        if above is not None:
+            yield Text()
+            yield from self._flow([(_unchanged(call.headers, above.headers), "dim")], indent="")
 
     def _section(self, title: str, lines: Iterable[Text]) -> Iterator[Text]:
         shown = list(lines)
@@ -93,14 +114,49 @@ class _Sheet:
             shown = f"{_INDENT}{span.label:<11}{span.shown * 1000:>12,.1f}  "
             yield Text.assemble(shown, " " * left, (self._bar * length, span.style))
 
-    def _headers(self, call: ObservedCall) -> Iterator[Text]:
-        columns = self._columns(call)
-        for group, readings in grouped(call.headers).items():
+    def _level(self, level: Level) -> Text:
+        shown = f"{_INDENT}{level.name:<15}"
+        free = level.free
+        if free is None:
+            return Text(f"{shown}{_amount(level)}")
+        room = min(self._width - 60, 40)
+        full = min(room, round((free if level.used is None else 1 - free) * room))
+        style = "green" if free > 0.25 else "yellow" if free > 0.05 else "red"
+        return Text.assemble(
+            shown, (self._bar * full, style), (self._rail * (room - full), "dim"), f"  {_amount(level)}"
+        )
+
+    def _shares(self, call: ObservedCall) -> Iterator[Text]:
+        first_token, whole = first_token_shares(call), call_shares(call)
+        if first_token is not None:
+            yield from self._section(
+                "where the time went, ms to the first token (~ inferred)", self._parts(first_token)
+            )
+        if whole is not None:
+            yield from self._section("where the time went, ms to the last byte (~ inferred)", self._parts(whole))
+            if whole.note is not None and call.outcome in _AS_HOPED:
+                yield from self._flow([(whole.note, "dim")])
+
+    def _parts(self, shares: Shares) -> Iterator[Text]:
+        room = min(self._width - 41, _LONGEST_BAR)
+        before = 0.0
+        for share in shares.parts:
+            part = share.seconds / shares.whole if shares.whole else 0.0
+            left = min(round(before * room), room - 1)
+            length = max(1, round((before + part) * room) - left)
+            before += part
+            mark = "~" if share.basis == "inferred" else " "
+            shown = f"{_INDENT}{share.part:<21}{mark}{share.seconds * 1000:>9,.1f}{part:>5.0%}  "
+            yield Text.assemble(shown, " " * left, (self._bar * length, "magenta" if mark == "~" else "cyan"))
+
+    def _headers(self, headers: Headers) -> Iterator[Text]:
+        columns = self._columns(headers)
+        for group, readings in grouped(headers).items():
             yield from self._section(group, (line for one in readings for line in self._header(one, columns)))
 
-    def _columns(self, call: ObservedCall) -> _Columns:
-        longest_name = max((cell_len(self._safe(name)) for name, _ in call.headers), default=0) or 1
-        longest_value = max((cell_len(self._safe(value)) for _, value in call.headers), default=0)
+    def _columns(self, headers: Headers) -> _Columns:
+        longest_name = max((cell_len(self._safe(name)) for name, _ in headers), default=0) or 1
+        longest_value = max((cell_len(self._safe(value)) for _, value in headers), default=0)
         if self._width >= _WIDE:
             name = min(longest_name, self._width // 4)
             value = min(max(longest_value, len("(empty)")), _LONGEST_VALUE)
@@ -122,6 +178,8 @@ class _Sheet:
             yield line
         if columns.meaning_below:
             yield from (Text(_INDENT * 2) + meaning for meaning in meanings)
+        for part, text in contents(reading.name, reading.value):
+            yield from self._flow([(f"{part}: {text}", "dim")], indent=_INDENT * 2)
 
     def _meaning(self, reading: Reading) -> Text:
         if reading.meaning is None:
@@ -220,17 +278,18 @@ def _timing_title(call: ObservedCall) -> str:
 
 
 def _spans(call: ObservedCall) -> list[_Span]:
-    connect, tls = call.connect or 0.0, call.tls or 0.0
+    steps = [("dns", call.dns), ("tcp", call.connect), ("tls", call.tls)]
+    before = -sum(took for _, took in steps if took is not None)
     spans = []
-    if call.connect is not None:
-        spans.append(_Span("connect", -connect - tls, -tls, connect, "blue"))
-    if call.tls is not None:
-        spans.append(_Span("tls", -tls, 0.0, tls, "blue"))
+    for label, took in steps:
+        if took is not None:
+            spans.append(_Span(label, before, before + took, took, "blue"))
+            before += took
     marks = (
         ("headers", call.time_to_headers, "cyan"),
         ("first event", call.time_to_first_chunk, "cyan"),
         ("first token", call.time_to_first_token, "cyan"),
-        ("done", call.duration, "green"),
+        ("last byte", call.duration, "green"),
     )
     before = 0.0
     for label, mark, style in marks:
@@ -240,7 +299,55 @@ def _spans(call: ObservedCall) -> list[_Span]:
     return spans
 
 
-def _usage(call: ObservedCall) -> list[_Part]:
+def _amount(level: Level) -> str:
+    if level.used is not None:
+        return f"{level.used:.1%} used"
+    of = "" if level.limit is None else f" of {level.limit:,.0f}"
+    period = "" if level.period is None else f", renewed over {level.period:g} s"
+    return f"{level.left:,.0f}{of} left{period}"
+
+
+def _tokens(call: ObservedCall) -> Iterator[list[_Part]]:
+    """What was counted by us, estimated by the limiters, and billed: three numbers that differ, and so three names."""
+    counted = _counted(call)
+    if counted is not None:
+        yield [
+            (f"counted    input {counted.tokens:,}" if counted.reason is None else f"counted    {counted.reason}", "")
+        ]
+    estimated = _estimated(call.headers)
+    if estimated:
+        yield [(f"estimated  {estimated[0]}", ""), *((more, "") for more in estimated[1:])]
+    billed = _billed(call)
+    if billed:
+        yield [(f"billed     {billed[0]}", ""), *((more, "") for more in billed[1:])]
+
+
+def _counted(call: ObservedCall) -> Count | None:
+    """By our own rules, for the model that answered; None where the prompt is not at hand or nothing was billed."""
+    if call.prompt_id is None or call.input_tokens is None or call.surface not in (None, "chat"):
+        return None
+    try:
+        messages = rebuild(call.prompt_id).messages
+        return input_tokens({"model": _model(call), "messages": messages})
+    except (ValueError, RanksUnavailableError):
+        return None
+
+
+def _estimated(headers: Headers) -> list[str]:
+    said = {name.lower(): describe(name, value) for name, value in headers}
+    found = [
+        f"gateway {one.parsed:,}" for name, one in said.items() if name in _GATEWAYS_ESTIMATE and one.parsed is not None
+    ]
+    tokens = next((level for level in headroom(headers) if level.name == "tokens"), None)
+    if tokens is not None and tokens.left is not None and tokens.limit is not None:
+        found.append(f"limiter {tokens.limit - tokens.left:,.0f} in use after this call")
+    return found
+
+
+_GATEWAYS_ESTIMATE = {"consumed-tokens", "x-consumed-tokens", "x-tokens-consumed"}
+
+
+def _billed(call: ObservedCall) -> list[str]:
     if call.input_tokens is None and call.output_tokens is None:
         return []
     cached = "" if call.cached_tokens is None else f" ({call.cached_tokens:,} cached)"
@@ -251,7 +358,38 @@ def _usage(call: ObservedCall) -> list[_Part]:
         None if call.request_max_tokens is None else f"max_tokens {call.request_max_tokens:,}",
         *(f"finish {reason}" for reason in call.finish_reasons),
     ]
-    return [(part, "") for part in parts if part is not None]
+    return [part for part in parts if part is not None]
+
+
+def _ago(seconds: float) -> str:
+    for unit, size in (("days", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size or (unit != "days" and seconds >= size):
+            return f"{seconds / size:,.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"
+
+
+def _news(news: News) -> Iterator[_Part]:
+    if news.new:
+        yield f"new: {', '.join(news.new)}", "yellow"
+    if news.gone:
+        yield f"gone: {', '.join(news.gone)}", "yellow"
+    for name, before, now in news.changed:
+        yield f"changed: {name}: {before or '(empty)'} became {now or '(empty)'}", "yellow"
+    if not (news.new or news.gone or news.changed):
+        yield "the same headers, and the same deployment behind them", "dim"
+
+
+def _differing(headers: Headers, above: Headers) -> Headers:
+    shown = set(above)
+    return tuple(header for header in headers if header not in shown)
+
+
+def _unchanged(headers: Headers, above: Headers) -> str:
+    same = len(headers) - len(_differing(headers, above))
+    now = {name.lower() for name, _ in headers}
+    gone = [name for name in dict.fromkeys(name.lower() for name, _ in above) if name not in now]
+    absent = f"; not here: {', '.join(gone)}" if gone else ""
+    return f"{same} headers as in the call above{absent}"
 
 
 def _checkpoint(call: ObservedCall) -> list[_Part]:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,10 +13,13 @@ BIN = Path(sys.executable).parent
 # What a developer's own shell may have set must not reach a test.
 _INHERITED = ("PATH", "HOME", "LANG", "TMPDIR", "SYSTEMROOT", "MPLCONFIGDIR")
 
+# What commands keep between runs goes here, and not into the home of whoever runs the tests.
+_STATE = tempfile.TemporaryDirectory(prefix="headroom-state-")
+
 
 def environment(settings: Mapping[str, str] | None = None) -> dict[str, str]:
     kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    return {**kept, "PYTHONPATH": str(ROOT), **(settings or {})}
+    return {**kept, "PYTHONPATH": str(ROOT), "XDG_STATE_HOME": _STATE.name, **(settings or {})}
 
 
 def run(

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.headers import GROUPS, Value, describe, grouped, retry_after
+from probe.headers import GROUPS, Value, contents, describe, grouped, retry_after
 
 FIXTURES = Path(__file__).parents[1].parent / "shared" / "fixtures"
 
@@ -23,46 +23,46 @@ CLUSTERS = (
 @pytest.mark.parametrize(
     ("name", "value", "group", "parsed", "unit"),
     [
-        ("x-ratelimit-limit-tokens", "120000", "rate limits", 120000, "tokens/min"),
-        ("x-ratelimit-remaining-tokens", "-1", "rate limits", None, "tokens"),
-        ("x-ratelimit-remaining-requests", "", "rate limits", None, "requests"),
-        ("X-RateLimit-Remaining-Requests", "119", "rate limits", 119, "requests"),
-        ("x-ratelimit-reset-requests", "500", "rate limits", 500, "s or ms"),
-        ("x-ratelimit-reset-requests", "6ms", "rate limits", None, "s or ms"),
-        ("x-rate-limit-reset-tokens", "55", "rate limits", 55, "s"),
-        ("x-ratelimit-abusepenalty-active", "False", "rate limits", False, None),
-        ("retry-after-ms", "43.5", "rate limits", 43.5, "ms"),
-        ("Retry-After", "1", "rate limits", 1.0, "s"),
-        ("retry-after", "-1", "rate limits", None, "s"),
-        ("retry-after", "soon", "rate limits", None, "s"),
+        ("x-ratelimit-limit-tokens", "120000", "limits", 120000, "tokens/min"),
+        ("x-ratelimit-remaining-tokens", "-1", "limits", None, "tokens"),
+        ("x-ratelimit-remaining-requests", "", "limits", None, "requests"),
+        ("X-RateLimit-Remaining-Requests", "119", "limits", 119, "requests"),
+        ("x-ratelimit-reset-requests", "500", "limits", 500, "s or ms"),
+        ("x-ratelimit-reset-requests", "6ms", "limits", None, "s or ms"),
+        ("x-rate-limit-reset-tokens", "55", "limits", 55, "s"),
+        ("x-ratelimit-abusepenalty-active", "False", "limits", False, None),
+        ("retry-after-ms", "43.5", "limits", 43.5, "ms"),
+        ("Retry-After", "1", "limits", 1.0, "s"),
+        ("retry-after", "-1", "limits", None, "s"),
+        ("retry-after", "soon", "limits", None, "s"),
         (
             "retry-after",
             "Fri, 28 Nov 2025 23:42:42 GMT",
-            "rate limits",
+            "limits",
             datetime(2025, 11, 28, 23, 42, 42, 0, UTC),
             "s",
         ),
-        ("retry-after", "Fri, 99 Nov 2025 23:42:42 GMT", "rate limits", None, "s"),
+        ("retry-after", "Fri, 99 Nov 2025 23:42:42 GMT", "limits", None, "s"),
         ("azure-openai-deployment-utilization", "88.4%", "provisioned", 88.4, "%"),
         ("azure-openai-deployment-utilization", " 101 % ", "provisioned", 101.0, "%"),
         ("azure-openai-deployment-utilization", "0.884", "provisioned", None, "%"),
         ("azure-openai-deployment-utilization", "", "provisioned", None, "%"),
         ("x-ms-is-spilled-over", "true", "provisioned", True, None),
         ("x-ms-spillover-from-my-ptu", "my-ptu", "provisioned", "my-ptu", None),
-        ("x-ms-region", "East US 2", "who served it", "East US 2", "region"),
-        ("azureai-model-sessionid", SESSION, "who served it", "canadacentral", "serving region"),
-        ("azureml-served-by-cluster", "hyena-eastus2-02", "who served it", "eastus2", "serving region"),
+        ("x-ms-region", "East US 2", "routing and region", "East US 2", "region"),
+        ("azureai-model-sessionid", SESSION, "routing and region", "canadacentral", "serving region"),
+        ("azureml-served-by-cluster", "hyena-eastus2-02", "routing and region", "eastus2", "serving region"),
         (
             "x-ms-oai-backend-host",
             "https://aoai-sp-4om-0718-vlm-usw3-prod.westus3.inference.ml.azure.com",
-            "who served it",
+            "routing and region",
             "westus3",
             "serving region",
         ),
         (
             "x-ms-azureml-cluster-local-active-requests",
             CLUSTERS,
-            "who served it",
+            "routing and region",
             "eastus2, eastus",
             "candidate regions",
         ),
@@ -71,9 +71,9 @@ CLUSTERS = (
         ("ErrorSource", "rate-limit", "gateway", "rate-limit", None),
         ("consumed-tokens", "31", "gateway", 31, "tokens"),
         ("openai-processing-ms", "488.6886", "timing", 488.6886, "ms"),
-        ("x-ms-rai-invoked", "true", "content filter", True, None),
+        ("x-ms-rai-invoked", "true", "security", True, None),
         ("content-length", "2775", "transport", 2775, "bytes"),
-        ("sampling-token-len", "0", "other", 0, "tokens"),
+        ("sampling-token-len", "0", "model", 0, "tokens"),
         ("x-novel", "5", "unknown", None, None),
     ],
 )
@@ -82,6 +82,49 @@ def test_a_header_is_read_for_what_it_says(name: str, value: str, group: str, pa
     assert (reading.name, reading.value) == (name, value)
     assert (reading.group, reading.parsed, reading.unit) == (group, parsed, unit)
     assert type(reading.parsed) is type(parsed)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "parts"),
+    [
+        (
+            "azureai-model-sessionid",
+            SESSION,
+            [
+                ("front end", "52.138.45.56:443"),
+                ("instance", "100.64.172.146:10001"),
+                ("on its own host", "127.0.0.1:4999"),
+                ("build", "d079-20251118092207"),
+                ("serving region", "canadacentral"),
+                ("back-end pool", "aoai-sp-o1-2024-12-17-lm-cac-p"),
+                ("routing", "aoai-balanced"),
+            ],
+        ),
+        ("AzureAI-Model-SessionId", "not base64;;;;DR:westus", [("serving region", "westus")]),
+        (
+            "x-ms-azureml-cluster-local-active-requests",
+            CLUSTERS,
+            [
+                ("aoai-sp-txt-em-lrg-1-use2-prod-aoai-standard-online-eastus2", "active requests 1"),
+                ("aoai-sp-txt-em-large-1-use-prod-aoai-standard-online-eastus", "active requests 0"),
+            ],
+        ),
+        ("x-ms-azureml-cluster-local-active-requests", '{"upstream_stats_map": [', []),
+        (
+            "traceparent",
+            "00-9f262576327f410045e1020bbafb2ed0-6098349c00033efe-01",
+            [
+                ("trace id", "9f262576327f410045e1020bbafb2ed0"),
+                ("parent id", "6098349c00033efe"),
+                ("sampled", "yes"),
+            ],
+        ),
+        ("traceparent", "none", []),
+        ("x-ms-region", "DR:westus", []),
+    ],
+)
+def test_what_is_packed_into_a_value_is_unpacked(name: str, value: str, parts: list[tuple[str, str]]) -> None:
+    assert list(contents(name, value)) == parts
 
 
 @pytest.mark.skipif(not FIXTURES.exists(), reason="the recorded headers are not on this machine")
@@ -103,8 +146,8 @@ def test_headers_come_by_group_with_unknown_ones_last_and_repeats_in_order() -> 
         ("retry-after", "1"),
     ]
     assert [(group, [(one.name, one.value) for one in members]) for group, members in grouped(headers).items()] == [
-        ("rate limits", [("retry-after", "1"), ("x-ratelimit-remaining-tokens", "5")]),
-        ("who served it", [("X-MS-Region", "East US"), ("x-ms-region", "West US")]),
+        ("limits", [("retry-after", "1"), ("x-ratelimit-remaining-tokens", "5")]),
+        ("routing and region", [("X-MS-Region", "East US"), ("x-ms-region", "West US")]),
         ("transport", [("date", "today")]),
         ("unknown", [("x-novel-b", "1"), ("x-novel-a", "2")]),
     ]
@@ -149,3 +192,4 @@ def test_no_text_is_too_strange_to_read(headers: list[tuple[str, str]]) -> None:
     assert all(one.group in GROUPS for one in members)
     wait = retry_after(headers)
     assert wait is None or wait >= 0
+    assert all(text for name, value in headers for _part, text in contents(name, value))

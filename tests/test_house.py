@@ -13,7 +13,8 @@ ROWS = (
     "probe/secrecy.py",
     "probe/record.py probe/sse.py probe/target.py probe/prompts.py probe/headers.py probe/counting.py probe/errors.py"
     " probe/escaping.py probe/stamps.py probe/waiting.py",
-    "probe/channel.py probe/prices.py probe/application.py locustfiles/_hub.py locustfiles/_watchdog.py",
+    "probe/channel.py probe/prices.py probe/application.py probe/shares.py probe/headroom.py probe/seen.py"
+    " locustfiles/_hub.py locustfiles/_watchdog.py",
     "probe/dialing.py",
     "probe/transport.py probe/journal.py probe/simulated.py probe/identity.py probe/advice.py probe/render.py",
     "probe/outcome.py analysis/stats.py analysis/runs.py analysis/logs.py",

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
 
+from probe.headers import GROUPS
 from probe.record import Headers, LatencyCheckpoint, ObservedCall
 from probe.render import printable, render_call
 
@@ -79,31 +80,46 @@ def test_a_streamed_call_reads_like_this_on_a_narrow_screen() -> None:
         "streaming · direct · deployment chat · contoso.openai.azure.com:443",
         "2026-06-03 13:05:42 UTC",
         "",
+        "headroom",
+        "  tokens         249,988 left",
+        "",
         "timing, ms since the request was issued; the connection came before",
-        "  connect           100.0  ━━━",
+        "  tcp               100.0  ━━━",
         "  tls               200.0     ━━━━━",
         "  headers           500.0          ━━━━━━━━━━━━",
         "  first event       600.0                      ━━━",
         "  first token       700.0                         ━━━",
-        "  done            1,700.0                            ━━━━━━━━━━━━━━━━━━━━━━━━━",
+        "  last byte       1,700.0                            ━━━━━━━━━━━━━━━━━━━━━━━━━",
         "",
-        "usage",
-        "  input 1,020 (512 cached) · output 129 · max_tokens 400 · finish stop",
+        "where the time went, ms to the first token (~ inferred)",
+        "  network              ~    100.0  14%  ━━━━━━",
+        "  front end and service~    600.0  86%        ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━",
+        "",
+        "where the time went, ms to the last byte (~ inferred)",
+        "  network              ~    100.0   6%  ━━",
+        "  front end and service~  1,600.0  94%    ━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━━",
+        "  not divided further: the service gave too few timings of its own",
+        "",
+        "tokens",
+        "  billed     input 1,020 (512 cached) · output 129 · max_tokens 400",
+        "  finish stop",
         "",
         "the service's own timings, ms",
         "  engine ttft 301 · total duration 1,600",
         "",
-        "rate limits",
+        "limits",
         "  X-RateLimit-Remaining-Tokens  249988",
         "    249,988 tokens · Left, by rough estimate; answers seem not to be deducted",
         "",
-        "who served it",
+        "routing and region",
         "  x-ms-region                   East US 2",
         "    Region of the resource, not necessarily where the model ran",
-        "  x-ms-served-model             gpt-4o-2024-11-20",
-        "    The model snapshot that answered; the reply's `model` can be less exact",
         "  azureml-served-by-cluster     hyena-westus3-02",
         "    serving region westus3 · Cluster that ran the model",
+        "",
+        "model",
+        "  x-ms-served-model             gpt-4o-2024-11-20",
+        "    The model snapshot that answered; the reply's `model` can be less exact",
         "",
         "unknown",
         "  x-contoso                     (empty)",
@@ -133,13 +149,13 @@ def test_a_throttled_call_reads_like_this_on_a_wide_screen() -> None:
         " · 2026-06-03 13:05:42 UTC",
         "",
         "error",
-        r"  429 · Rate limit is exceeded.\x0aTry again in 45 seconds. · body_cut",
+        "  429 · Rate limit is exceeded.\\x0aTry again in 45 seconds. · body_cut",
         "",
         "timing, ms since the request was issued; on an open connection",
         "  headers            25.0  " + 100 * "━",
-        "  done               25.0  " + 99 * " " + "━",
+        "  last byte          25.0  " + 99 * " " + "━",
         "",
-        "rate limits",
+        "limits",
         "  Retry-After  45               45 s · Wait before the next try; set by the service or by APIM",
         "",
         "gateway",
@@ -174,10 +190,16 @@ def columns(shown: str) -> tuple[str, str]:
     return names, "".join(row[value:end] for row in rows)
 
 
+def first_group(shown: str) -> int:
+    return min(shown.index(f"\n{group}\n") for group in GROUPS if f"\n{group}\n" in shown)
+
+
 def recorded_headers() -> Iterable[Headers]:
     for line in RECORDED.read_text().splitlines():
         # Some recordings hold null where a value was taken out.
         yield tuple((name, value) for name, value in json.loads(line)["headers"].items() if value is not None)
+    for whole in json.loads(RECORDED.with_name("header_sets.json").read_text()):
+        yield tuple((header["name"], header["value"]) for header in whole["headers"] if header["value"])
 
 
 @pytest.mark.skipif(not RECORDED.exists(), reason="the recorded headers are not on this machine")
@@ -185,7 +207,7 @@ def recorded_headers() -> Iterable[Headers]:
 def test_no_header_ever_recorded_is_lost(width: int) -> None:
     for headers in recorded_headers():
         shown = seen(a_call(headers=(*headers, ("x-mark", "@@@"))), width)
-        _verdict, _timing, sheet = shown.split("\n\n", 2)
+        sheet = shown[first_group(shown) :]
         names, values = columns(sheet)
         for name, value in headers:
             assert name in names
@@ -235,4 +257,75 @@ def test_an_output_that_is_not_utf_gets_ascii() -> None:
     written.flush()
     shown = raw.getvalue().decode("ascii")
     assert "west - 200 - ok - Z\\xfcrich" in shown
-    assert "  done              500.0  ####" in shown
+    assert "  last byte         500.0  ####" in shown
+
+
+COMPLETE = LatencyCheckpoint(pre_inference_ms=60, engine_ttft_ms=50, service_ttft_ms=250, service_ttlt_ms=900)
+
+
+def test_the_services_own_times_are_laid_over_the_clients() -> None:
+    call = a_call(
+        gateway="apim",
+        request_stream=True,
+        connect=0.02,
+        time_to_headers=0.3,
+        time_to_first_token=0.4,
+        duration=1.1,
+        latency_checkpoint=COMPLETE,
+    )
+    shown = seen(call).splitlines()
+    begin = shown.index("where the time went, ms to the first token (~ inferred)")
+    assert [line[:39].split() for line in shown[begin + 1 : begin + 6]] == [
+        ["network", "~", "20.0", "5%"],
+        ["gateway", "~", "130.0", "33%"],
+        ["filter", "60.0", "15%"],
+        ["queue", "~", "140.0", "35%"],
+        ["engine", "50.0", "12%"],
+    ]
+
+
+def test_each_limit_is_a_bar_of_what_is_left() -> None:
+    headers = (
+        ("x-ratelimit-limit-requests", "120"),
+        ("x-ratelimit-remaining-requests", "30"),
+        ("x-ratelimit-renewalperiod-requests", "60"),
+        ("x-ratelimit-remaining-tokens", "-1"),
+        ("azure-openai-deployment-utilization", "112.5%"),
+    )
+    shown = seen(a_call(headers=headers)).splitlines()
+    begin = shown.index("headroom")
+    assert shown[begin + 1 : begin + 4] == [
+        "  utilisation    ━━━━━━━━━━━━━━━━━━━━  112.5% used",
+        "  requests       ━━━━━───────────────  30 of 120 left, renewed over 60 s",
+        "",
+    ]
+
+
+def test_tokens_counted_estimated_and_billed_are_three_numbers() -> None:
+    call = a_call(
+        prompt_id="32-1",
+        input_tokens=33,
+        response_model="gpt-4o-2024-11-20",
+        headers=(
+            ("x-ratelimit-limit-tokens", "1000"),
+            ("x-ratelimit-remaining-tokens", "969"),
+            ("consumed-tokens", "41"),
+        ),
+    )
+    shown = [" ".join(line.split()) for line in seen(call).splitlines()]
+    begin = shown.index("tokens")
+    assert shown[begin + 1 : begin + 4] == [
+        "counted input 32",
+        "estimated gateway 41 · limiter 31 in use after this call",
+        "billed input 33",
+    ]
+
+
+def test_of_a_second_call_those_headers_are_shown_that_differ() -> None:
+    above = a_call(headers=(("x-ms-region", "East US"), ("x-request-id", "1"), ("transfer-encoding", "chunked")))
+    below = a_call(headers=(("x-ms-region", "East US"), ("x-request-id", "2"), ("content-length", "5")))
+    screen = io.StringIO()
+    render_call(below, Console(file=screen, width=80, _environ={}), above=above)
+    shown = screen.getvalue()
+    assert "x-request-id    2" in shown and "content-length  5" in shown and "x-ms-region" not in shown
+    assert shown.endswith("1 headers as in the call above; not here: transfer-encoding\n")
