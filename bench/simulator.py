@@ -34,14 +34,14 @@ def _body(stream: bool) -> bytes:
     return json.dumps({"messages": messages, "max_tokens": _TOKENS, "stream": stream}).encode()
 
 
-def _pin(core: int) -> list[str]:
+def pin(core: int) -> list[str]:
     return ["taskset", "-c", str(core)] if sys.platform == "linux" and (os.cpu_count() or 1) > 1 else []
 
 
 @contextmanager
 def _running(*command: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     process = subprocess.Popen(
-        [*_pin(0), sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*pin(0), sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None
     try:
@@ -112,7 +112,7 @@ def _say_late(late: list[float]) -> float:
 
 
 def main() -> None:
-    if (pins := _pin(1)) and hasattr(os, "sched_setaffinity"):
+    if (pins := pin(1)) and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {int(pins[-1])})
     with tempfile.TemporaryDirectory() as folder:
         with _running("-m", "bench.bare") as (process, line):

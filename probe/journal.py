@@ -122,8 +122,8 @@ class Journal:
     def __init__(self, run: Run, kind: Literal["calls", "application"] = "calls") -> None:
         self.calls = 0
         self._run_id = run.id
-        self._worker_id = f"{socket.gethostname()}-{os.getpid()}"
-        self.path = Path(run.folder) / f"{kind}-{self._worker_id}.jsonl"
+        self.worker_id = f"{socket.gethostname()}-{os.getpid()}"
+        self.path = Path(run.folder) / f"{kind}-{self.worker_id}.jsonl"
         self._broken: JournalError | None = None
         try:
             self._file = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | _BINARY, 0o600)
@@ -134,7 +134,7 @@ class Journal:
         """Writes the call under this run's name and its number; returns it so. Raises `JournalError`, then always."""
         if self._broken is not None:
             raise self._broken
-        numbered = msgspec.structs.replace(call, run_id=self._run_id, worker_id=self._worker_id, seq=self.calls + 1)
+        numbered = msgspec.structs.replace(call, run_id=self._run_id, worker_id=self.worker_id, seq=self.calls + 1)
         self._write(_encode(numbered) + b"\n")
         self.calls += 1
         return numbered
