@@ -30,6 +30,8 @@ format: .venv/.test
 # Needs an idle machine: it measures.
 bench: .venv/.test
 	@$(BIN)/python -m bench.simulator
+	@$(BIN)/python -m bench.client
+	@$(BIN)/python -m bench.client --tls
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -1,10 +1,10 @@
 """How exact and how dear our client is, beside what it could have been: `python -m bench.client`.
 
-One server of known timings on one core, one process of Locust's on the other, a client at a time: streams of 100 events,
-20 ms apart, the first after 300 ms, over and over. A time to first token is wrong by what lies between the server's
-stamp, taken as it writes the event, and the client's. `bound` is the share of ours that the record itself marks as no
-more than an upper bound; they are counted like the others. CPU is the process's own, from start to end, for each
-stream that the server saw through; memory is what it grew by at most, for each stream.
+One server of known timings (`bench.streams`) on one core, one process of Locust's on the other, a client at a time:
+streams of 100 events, 20 ms apart, the first after 300 ms, over and over. A time to first token is wrong by what lies
+between the server's stamp, taken as it writes the event, and the client's. `bound` is the share of ours that the record
+itself marks as no more than an upper bound; they are counted like the others. CPU is the process's own, from start to
+end, for each stream that the server saw through; memory is what it grew by at most, for each stream.
 """
 
 import argparse
@@ -46,7 +46,7 @@ class Kind(NamedTuple):
     name: str
     file: str
     user: str
-    settings: dict[str, str] = {}
+    clock: str = "kernel"
     processes: int = 1
 
 
@@ -57,8 +57,8 @@ KINDS = {
         Kind("http", "peers.py", "Http"),
         Kind("fast", "peers.py", "FastHttp"),
         Kind("ours", "ours.py", "Ours"),
-        Kind("ours-user", "ours.py", "Ours", {"HEADROOM_CLOCK": "user"}),
-        Kind("ours-2", "ours.py", "Ours", {}, 2),
+        Kind("ours-user", "ours.py", "Ours", clock="user"),
+        Kind("ours-2", "ours.py", "Ours", processes=2),
     )
 }
 
@@ -78,7 +78,7 @@ class Row(NamedTuple):
 
 
 @contextmanager
-def server(folder: Path, *options: str) -> Iterator[tuple[int, dict[str, Any]]]:
+def server(*options: str) -> Iterator[tuple[int, dict[str, Any]]]:
     """Its port, and what it did, once it has ended."""
     process = subprocess.Popen(
         [*pin(0), sys.executable, "-m", "bench.streams", *options],
@@ -107,7 +107,7 @@ def measure(kind: Kind, open_at_once: int, tls: bool, seconds: float) -> Row:
         folder = Path(made)
         (folder / "mix.toml").write_text(MIX)
         options, trust = certificate(folder) if tls else ([], {})
-        with server(folder, *options) as (port, did):
+        with server(*options) as (port, did):
             settings = {
                 "AZURE_OPENAI_ENDPOINT": f"{'https' if tls else 'http'}://127.0.0.1:{port}",
                 "AZURE_OPENAI_API_KEY": "made-up-key",
@@ -116,10 +116,10 @@ def measure(kind: Kind, open_at_once: int, tls: bool, seconds: float) -> Row:
                 "HEADROOM_RESULTS": made,
                 "HEADROOM_MIX": str(folder / "mix.toml"),
                 "HEADROOM_STREAM_SHARE": "1",
+                "HEADROOM_CLOCK": kind.clock,
                 "BENCH_NOTES": made,
                 "BENCH_PROMPT": PROMPT,
                 **trust,
-                **kind.settings,
             }
             said = _locust(kind, open_at_once, seconds, settings)
         notes = [json.loads(path.read_text()) for path in folder.glob("*.json")]
@@ -157,7 +157,7 @@ def _ours(folder: Path, written: dict[str, int], notes: list[dict[str, Any]]) ->
 
 def ceiling() -> str:
     """What the server does at most, read by a client that parses nothing."""
-    with tempfile.TemporaryDirectory() as made, server(Path(made), "--first", "0", "--gap", "0") as (port, did):
+    with server("--first", "0", "--gap", "0") as (port, did):
         began = time.monotonic()
         streams(Address(port, "/chat", ""), b'{"stream":true}', b'"content":" ', 64, 2.0)
         took = time.monotonic() - began

@@ -23,8 +23,9 @@ class Noting:
         self.about: dict[str, Any] = {}
         self._cpu = 0.0
         self._resident = 0
-        events.test_start.add_listener(lambda **_: self._begin())
-        events.test_stop.add_listener(self._end)
+        hooks: Any = events
+        hooks.test_start.add_listener(lambda **_: self._begin())
+        hooks.test_stop.add_listener(self._end)
 
     def call(self, late: int) -> None:
         """A stream that came whole, and by how many nanoseconds its first token was late."""

@@ -58,9 +58,8 @@ class Lines(User):
 class Http(Lines, HttpUser):
     @task
     def stream(self) -> None:
-        verify = os.environ.get("SSL_CERT_FILE", True)
-        asked = {"json": _BODY, "headers": _HEADERS, "verify": verify}
-        with self.client.post(_PATH, **asked, stream=True, catch_response=True) as reply:
+        asked: Any = {"json": _BODY, "headers": _HEADERS, "verify": os.environ.get("SSL_CERT_FILE", True)}
+        with self.client.post(_PATH, stream=True, catch_response=True, **asked) as reply:
             self.read(reply.iter_lines())
 
 
