@@ -61,6 +61,7 @@ class Resource(_Table, frozen=True):
     port: int = 0
     api_keys: bool = True
     entra: bool = True
+    token_errors: Literal["statusCode", "error"] = "statusCode"
     public_access: bool = True
     latency: Latency = Latency()
 

@@ -2,16 +2,18 @@
 
 Observed: `error.code` is a number in a string where the front end refuses, a word where inference does, and null in a
 500. A 401 has nothing of the service's but `apim-request-id`; a 404 for a missing deployment has no content type. In
-2023 a 429 had a misspelt `x-rate-limit-reset-tokens` and no Retry-After.
+2023 a 429 had a misspelt `x-rate-limit-reset-tokens` and no Retry-After. A missing or bad token is refused in the shape
+that is otherwise API Management's, a top-level `statusCode`, with one sentence for every reason
+(Azure-Samples/azure-search-openai-demo issues 458, 994 and 2219); its headers were not recorded.
 
 Inferred: the headers of a 429 of 2026 (no recording of an OpenAI model's is public) and of a provisioned deployment's,
-and the wording of the replies to a bad token.
+and the wording of the replies to a bad token in the shape of the other errors.
 """
 
 import json
 import math
 from email.utils import formatdate
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from simulator.azure.identity import ExpiredTokenError, InvalidTokenError, TokenError, WrongAudienceError
 from simulator.config import Generation
@@ -44,6 +46,10 @@ _SORRY = (
     "The server had an error while processing your request. Sorry about that! You can retry your request, or contact "
     "us through our help center if the error persists. (Please include the request ID {request_id} in your message.)"
 )
+_NO_TOKEN = (
+    "Unauthorized. Access token is missing, invalid, audience is incorrect (https://cognitiveservices.azure.com), or "
+    "have expired."
+)
 _TOKEN_ERRORS = {
     InvalidTokenError: "Access token is invalid.",
     ExpiredTokenError: "Access token has expired.",
@@ -75,8 +81,9 @@ def bad_key(request_id: str) -> Reply:
     return Reply(401, "PermissionDenied", [*_sized(body), _date(), ("apim-request-id", request_id)], body)
 
 
-def bad_token(request_id: str, why: TokenError) -> Reply:
-    body = _coded("Unauthorized", _TOKEN_ERRORS[type(why)])
+def bad_token(request_id: str, why: TokenError, shape: Literal["statusCode", "error"]) -> Reply:
+    told = _coded("Unauthorized", _TOKEN_ERRORS[type(why)])
+    body = told if shape == "error" else f'{{ "statusCode": 401, "message": "{_NO_TOKEN}" }}'.encode()
     headers = [*_sized(body), _date(), ("apim-request-id", request_id), ("www-authenticate", "Bearer")]
     return Reply(401, "Unauthorized", headers, body)
 

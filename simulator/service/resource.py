@@ -105,12 +105,13 @@ class Resource:
             raise RefusedError(errors.local_auth_disabled(call.request_id), "forbidden")
         if self.key in (key, token):
             return None
-        if token is None or token.count(".") != 2 or not self.settings.entra:
+        if not self.settings.entra or (key is not None and token is None):
             raise RefusedError(errors.bad_key(call.request_id), "auth")
         try:
-            oid = self._issuer.check(token, time.time()).object_id
+            oid = self._issuer.check(token or "", time.time()).object_id
         except TokenError as error:
-            raise RefusedError(errors.bad_token(call.request_id, error), "auth") from None
+            reply = errors.bad_token(call.request_id, error, self.settings.token_errors)
+            raise RefusedError(reply, "auth") from None
         if self._principals and oid not in self._principals:
             raise RefusedError(errors.no_role(call.request_id, oid, _DATA_ACTION), "forbidden")
         return oid
