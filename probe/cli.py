@@ -24,7 +24,9 @@ Exit codes: 0 answered, 2 a setting is wrong, 3 cannot reach the target, 4 refus
 
 _DEFAULT = "look"
 # Where each command lives, and what `probe --help` says of it without importing it.
-_ELSEWHERE: dict[str, tuple[str, str]] = {}
+_ELSEWHERE: dict[str, tuple[str, str]] = {
+    "access": ("probe.access:access", "how a target is protected, and a gate for pipelines"),
+}
 
 
 class _Probe(click.Group):

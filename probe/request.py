@@ -4,7 +4,7 @@ The deployment is named in a dated chat or embeddings path; everywhere else the 
 target gives of body fields and headers wins over ours, and a body field of null takes ours away.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -24,19 +24,24 @@ def streams(target: Target, stream: bool) -> bool:
 
 def build_request(target: Target, prompt: Prompt, *, stream: bool, token: TokenProvider | None = None) -> bytes:
     content = msgspec.json.encode(_body(target, prompt, stream))
+    fields = {"Accept": "text/event-stream" if stream else "application/json", **_credential(target, token)}
+    return framed(target, fields, content, target.extra_headers)
+
+
+def framed(target: Target, fields: Mapping[str, str], content: bytes, given: Mapping[str, str]) -> bytes:
+    """A request with these header fields and those that each one has; `given` wins over all of them."""
     host = f"[{target.host}]" if ":" in target.host else target.host
     default_port = 443 if target.tls else 80
     ours = {
         "Host": host if target.port == default_port else f"{host}:{target.port}",
-        "Accept": "text/event-stream" if stream else "application/json",
-        **_credential(target, token),
+        **fields,
         "User-Agent": USER_AGENT,
         "Content-Type": "application/json",
         "Content-Length": str(len(content)),
     }
-    given = {name.lower() for name in target.extra_headers}
-    fields = {name: value for name, value in ours.items() if name.lower() not in given} | target.extra_headers
-    head = [f"POST {target.path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
+    names = {name.lower() for name in given}
+    sent = {name: value for name, value in ours.items() if name.lower() not in names} | dict(given)
+    head = [f"POST {target.path} HTTP/1.1", *(f"{name}: {value}" for name, value in sent.items())]
     return "\r\n".join(head).encode("latin-1") + b"\r\n\r\n" + content
 
 

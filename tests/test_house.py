@@ -20,8 +20,10 @@ ROWS = (
     "probe/outcome.py analysis/stats.py analysis/runs.py analysis/logs.py",
     "probe/reading.py probe/request.py analysis/application.py",
     "probe/client.py analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py",
-    "probe/calling.py probe/sdk.py locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py",
-    "probe/cli.py locustfiles/_load.py",
+    "probe/asking.py probe/calling.py probe/listing.py probe/sdk.py"
+    " locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py",
+    "probe/cli.py probe/posture.py locustfiles/_load.py",
+    "probe/access.py",
     "locustfiles/_run.py analysis/report.py",
     "locustfiles/_user.py analysis/cli.py",
     "locustfiles/mixed.py locustfiles/_sdk.py",
