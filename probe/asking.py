@@ -19,6 +19,7 @@ from probe.client import text_headers
 from probe.errors import ErrorKind
 from probe.record import Headers
 from probe.request import framed
+from probe.secrecy import scrubbed_bytes
 from probe.target import Target
 from probe.transport import BodyReader, Connection, Exchange, Timeouts
 
@@ -30,8 +31,8 @@ NOTHING: Credential = {}
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
-    """`error` is set where there was no reply; `body` is its JSON object, empty where it is none. `skew` is by how many
-    seconds the server's `date` was ahead of the middle of the call; it knows whole seconds only."""
+    """`error` is set where there was no reply; `body` is its JSON object, empty where it is none. `wall` is the wall
+    clock (Unix seconds) in the middle of the exchange."""
 
     status: int | None
     headers: Headers = ()
@@ -39,7 +40,6 @@ class Answer(msgspec.Struct, frozen=True, kw_only=True):
     error: ErrorKind | None = None
     error_message: str = ""
     peer: str | None = None
-
     wall: float = 0.0
 
     def header(self, name: str) -> str | None:
@@ -79,7 +79,7 @@ def ask(target: Target, credential: Credential, timeout: float, *, api_version: 
     return Answer(
         status=exchange.status,
         headers=text_headers(exchange.headers),
-        body=_object(bytes(body)),
+        body=_object(scrubbed_bytes(bytes(body))),
         error=None if error is None else error.kind,
         error_message="" if error is None else str(error),
         peer=exchange.dialed.peer,

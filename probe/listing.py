@@ -6,7 +6,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from probe.render import printable
+from probe.escaping import printable
 
 STYLES = {
     "ok": "green",
