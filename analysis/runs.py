@@ -15,7 +15,7 @@ Nothing is filled in: what was not observed is NA. The small calls that check th
 
 import types
 import typing
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -38,11 +38,17 @@ _SQL_TYPES = {str: "VARCHAR", int: "BIGINT", float: "DOUBLE", bool: "BOOLEAN", L
 _FIELDS = msgspec.structs.fields(ObservedCall)
 _LEFT_IN_THE_JOURNAL = ("headers", "event_times", "coalesced", "trailers")
 _HEADERS = '"probe.response.headers"'
+
+
+def _last_sent(header: str) -> str:
+    return f"list_filter({_HEADERS}, lambda pair: lower(pair[1]) = '{header}')[-1][2]"
+
+
 _DERIVED = {
     "tainted": f"""CASE WHEN "probe.time_to_first_token" IS NOT NULL AND "probe.loop_lag" IS NOT NULL THEN
         "probe.loop_lag" > {TAINT_SECONDS} AND coalesce("probe.clock" = 'user' OR "probe.coalesced"[1][1] = 0, false)
     END""",
-    "region": f"list_filter({_HEADERS}, lambda pair: lower(pair[1]) = 'x-ms-region')[-1][2]",
+    "region": _last_sent("x-ms-region"),
     "waits": f"list_filter({_HEADERS}, lambda pair: pair[2] IS NOT NULL"
     " AND lower(pair[1]) IN ('retry-after', 'retry-after-ms', 'date'))",
 }
@@ -103,11 +109,12 @@ class Run(NamedTuple):
         return 0.0 if ends.empty else float(ends.max())
 
 
-def read_run(folder: Path) -> Run:
-    """Raises `RunError`."""
+def read_run(folder: Path, headers: Iterable[str] = ()) -> Run:
+    """`headers` (names in lower case) become columns of their own: each as last sent, as text. Raises `RunError`."""
     about = _read_about(folder)
     try:
-        table = _read_journal([file for file in sorted(folder.glob("calls-*.jsonl")) if file.stat().st_size])
+        files = [file for file in sorted(folder.glob("calls-*.jsonl")) if file.stat().st_size]
+        table = _read_journal(files, {name: _last_sent(name) for name in headers})
     except (OSError, duckdb.IOException) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"the journal of {folder} cannot be read: {reason}") from None
@@ -141,9 +148,9 @@ def _read_about(folder: Path) -> About:
         raise RunError(f"{path} cannot be read: {error}") from None
 
 
-def _read_journal(files: list[Path]) -> pd.DataFrame:
+def _read_journal(files: list[Path], more: Mapping[str, str]) -> pd.DataFrame:
     kept = {field.name: f'"{field.encode_name}"' for field in _FIELDS if field.name not in _LEFT_IN_THE_JOURNAL}
-    columns = kept | _DERIVED
+    columns = {**kept, **_DERIVED, **more}
     if not files:
         return pd.DataFrame(columns=list(columns))
     names = ", ".join(f'{expression} AS "{name}"' for name, expression in columns.items())

@@ -17,8 +17,8 @@ ROWS = (
     " locustfiles/_hub.py locustfiles/_watchdog.py",
     "probe/dialing.py",
     "probe/transport.py probe/journal.py probe/simulated.py probe/identity.py probe/advice.py probe/render.py",
-    "probe/outcome.py analysis/stats.py analysis/runs.py analysis/logs.py",
-    "probe/reading.py probe/request.py analysis/application.py",
+    "probe/outcome.py analysis/stats.py analysis/output.py analysis/runs.py analysis/logs.py",
+    "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py",
     "probe/client.py analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py",
     "probe/asking.py probe/calling.py probe/listing.py probe/sdk.py"
     " locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py",

@@ -1,0 +1,132 @@
+"""How every `analysis` command prints its result: tables and sentences as text, as Markdown, or as JSON.
+
+What came from a server or a file is shown with what could act on a terminal or a page escaped. JSON has the values
+themselves: numbers unrounded, null for what is not known.
+"""
+
+import json
+import math
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import click
+import pandas as pd
+from rich.cells import cell_len
+
+from probe.escaping import printable
+
+Output = Literal["json", "table", "md"]
+output_option = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(["table", "json", "md"]),
+    default="table",
+    show_default=True,
+    help="for a person, a script, or a page",
+)
+
+
+class Table(NamedTuple):
+    """`frame` in the order of its columns; `said` is what a table of no rows means."""
+
+    title: str
+    frame: pd.DataFrame
+    said: str
+
+
+class Result(NamedTuple):
+    """`lines` are sentences for a person, `facts` the same for a script; both come before the tables, by their key."""
+
+    lines: list[str]
+    facts: Mapping[str, Any]
+    tables: Mapping[str, Table]
+
+
+def render(result: Result, output: Output) -> str:
+    if output == "json":
+        return json.dumps(as_json(result), indent=2)
+    lines = [printable(line) for line in result.lines]
+    said = "\n".join(lines if output == "table" else [f"- {_escaped(line)}" for line in lines])
+    return "\n\n".join(part for part in (said, *(_section(table, output) for table in result.tables.values())) if part)
+
+
+def as_json(result: Result) -> dict[str, Any]:
+    return {
+        **{key: plain(value) for key, value in result.facts.items()},
+        **{key: records(table.frame) for key, table in result.tables.items()},
+    }
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    return [
+        {str(name): plain(value) for name, value in zip(frame.columns, row, strict=True)}
+        for row in frame.itertuples(index=False, name=None)
+    ]
+
+
+def plain(value: Any) -> Any:
+    """As JSON knows it."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if value is None or value is pd.NA or value is pd.NaT:
+        return None
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _section(table: Table, output: Output) -> str:
+    title = f"### {table.title}" if output == "md" else table.title
+    if table.frame.empty:
+        return f"{title}\n\n{table.said}" if output == "md" else f"{title}: {table.said}"
+    header = [str(name).replace("_", " ") for name in table.frame.columns]
+    rows = [[_cell(value) for value in row] for row in table.frame.itertuples(index=False, name=None)]
+    return f"{title}\n\n{_LAYOUTS[output](header, rows)}"
+
+
+def _cell(value: Any) -> str:
+    value = plain(value)
+    if value is None:
+        return "-"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    if isinstance(value, list):
+        return ", ".join(_cell(one) for one in value)
+    return f"{value:,}" if isinstance(value, int) else printable(str(value))
+
+
+def _aligned(header: list[str], rows: list[list[str]]) -> str:
+    """Numbers to the right, words to the left."""
+    columns = list(zip(header, *rows, strict=True))
+    widths = [max(map(cell_len, column)) for column in columns]
+    right = [all(_is_number(cell) for cell in column[1:]) for column in columns]
+
+    def line(cells: Iterable[str]) -> str:
+        gaps = (" " * (width - cell_len(cell)) for cell, width in zip(cells, widths, strict=True))
+        padded = (gap + cell if number else cell + gap for cell, gap, number in zip(cells, gaps, right, strict=True))
+        return "  ".join(padded).rstrip()
+
+    return "\n".join(["  " + line(header), *("  " + line(row) for row in rows)])
+
+
+def _is_number(cell: str) -> bool:
+    return cell == "-" or cell.replace(",", "").lstrip("-+")[:1].isdigit()
+
+
+def _markdown(header: list[str], rows: list[list[str]]) -> str:
+    def line(cells: Iterable[str]) -> str:
+        return "| " + " | ".join(_escaped(cell) for cell in cells) + " |"
+
+    return "\n".join([line(header), "|" + " --- |" * len(header), *map(line, rows)])
+
+
+def _escaped(cell: str) -> str:
+    """Of what Markdown would take for markup, HTML included."""
+    return "".join(f"\\{character}" if character in r"\|`*_[]<>#&!" else character for character in cell)
+
+
+_LAYOUTS: Mapping[Output, Callable[[list[str], list[list[str]]], str]] = {"table": _aligned, "md": _markdown}
