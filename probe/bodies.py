@@ -1,0 +1,229 @@
+"""What a request body asks to be put into the prompt, whichever API it is for, or why that cannot be known here.
+
+The service has more to read than the body holds where the body points elsewhere: to a stored conversation, a file, a
+picture's address. And it adds what nobody can foresee where it searches, runs code or reads files itself. Both are
+reasons, not numbers.
+"""
+
+import base64
+import binascii
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
+
+from probe.image_size import image_size
+
+# The header of any picture lies well within this many characters of base64, but for a JPEG with much ahead of it.
+_HEADER = 4096
+
+
+class UncountableError(Exception):
+    """Its text is the reason."""
+
+
+class Call(NamedTuple):
+    """A function that the model called in the history. `arguments` as it wrote them, JSON where it could."""
+
+    name: str
+    arguments: str
+
+
+class Image(NamedTuple):
+    """Pixels; `detail` as asked."""
+
+    width: int
+    height: int
+    detail: str
+
+
+class Message(NamedTuple):
+    role: str
+    text: str
+    images: tuple[Image, ...] = ()
+    calls: tuple[Call, ...] = ()
+    name: str | None = None
+
+
+class Format(NamedTuple):
+    """A response schema."""
+
+    name: str
+    schema: object
+    description: str
+
+
+class Choice(NamedTuple):
+    """Of tools: `mode` is auto, required, none or named."""
+
+    mode: Literal["auto", "required", "none", "named"] = "auto"
+    name: str = ""
+
+
+class Prompt(NamedTuple):
+    """`json_mode` is `{"type": "json_object"}`."""
+
+    messages: tuple[Message, ...]
+    functions: tuple[Mapping[str, Any], ...] = ()
+    choice: Choice = Choice()
+    format: Format | None = None
+    json_mode: bool = False
+
+
+# What makes the service add text of its own to the prompt, or read more than the body holds.
+_UNKNOWABLE = {
+    "data_sources": "On Your Data adds what it retrieves to the prompt",
+    "web_search_options": "web search adds what it finds to the prompt",
+    "prediction": "a predicted output adds to the prompt",
+    "audio": "audio is not counted in text tokens",
+    "previous_response_id": "the conversation before it is stored with the service",
+    "conversation": "the conversation before it is stored with the service",
+    "prompt": "the prompt is a template that is stored with the service",
+}
+_ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
+
+
+def chat(body: Mapping[str, Any]) -> Prompt:
+    """Of a chat-completions body. Raises `UncountableError`."""
+    _refuse(body)
+    messages = body.get("messages")
+    if not isinstance(messages, list | tuple) or not messages:
+        raise UncountableError("no messages")
+    functions = [_function(tool, "function") for tool in _list(body.get("tools"))]
+    functions += [_mapping(function, "a function") for function in _list(body.get("functions"))]
+    kind, holder = _format(body.get("response_format"))
+    return Prompt(
+        tuple(map(_chat_message, messages)),
+        tuple(functions),
+        _choice(body.get("tool_choice", body.get("function_call"))),
+        _schema(holder.get("json_schema")) if kind == "json_schema" else None,
+        kind == "json_object",
+    )
+
+
+def _refuse(body: Mapping[str, Any]) -> None:
+    for key, reason in _UNKNOWABLE.items():
+        if body.get(key):
+            raise UncountableError(reason)
+
+
+def _list(value: object) -> Sequence[Any]:
+    return value if isinstance(value, list | tuple) else ()
+
+
+def _mapping(value: object, what: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise UncountableError(f"{what} is not an object")
+    return value
+
+
+def _function(tool: object, key: str | None) -> Mapping[str, Any]:
+    tool = _mapping(tool, "a tool")
+    if tool.get("type") != "function":
+        raise UncountableError(f"tools of type {tool.get('type')!r} add text of the service's own to the prompt")
+    function = _mapping(tool.get(key), "a function") if key else tool
+    if not isinstance(function.get("name"), str):
+        raise UncountableError("a function has no name")
+    return function
+
+
+def _choice(choice: object) -> Choice:
+    if choice in ("auto", "required", "none"):
+        return Choice(choice)
+    if isinstance(choice, Mapping):
+        holder = choice.get("function", choice)
+        if isinstance(holder, Mapping) and isinstance(name := holder.get("name"), str):
+            return Choice("named", name)
+    if choice is None:
+        return Choice()
+    raise UncountableError(f"a tool choice that is not counted: {json.dumps(choice, default=str)[:80]}")
+
+
+def _format(value: object) -> tuple[str, Mapping[str, Any]]:
+    kind = value.get("type") if isinstance(value, Mapping) else value
+    if kind not in (None, "text", "json_object", "json_schema"):
+        raise UncountableError(f"a response format that is not counted: {kind!r}")
+    return kind or "text", value if isinstance(value, Mapping) else {}
+
+
+def _schema(value: object) -> Format:
+    value = _mapping(value, "the response schema")
+    name, description = value.get("name"), value.get("description")
+    if not isinstance(name, str) or not isinstance(value.get("schema"), Mapping):
+        raise UncountableError("a response schema without name or schema")
+    return Format(name, value["schema"], description if isinstance(description, str) else "")
+
+
+def _chat_message(message: object) -> Message:
+    message = _mapping(message, "a message")
+    role = message.get("role")
+    if role not in _ROLES:
+        raise UncountableError(f"messages of role {role!r} are not counted")
+    if message.get("audio"):
+        raise UncountableError(_UNKNOWABLE["audio"])
+    text, images = _content(message.get("content"))
+    refusal, name = message.get("refusal"), message.get("name")
+    return Message(
+        role,
+        text + (refusal if isinstance(refusal, str) else ""),
+        images,
+        tuple(_chat_calls(message)),
+        name if isinstance(name, str) and name else None,
+    )
+
+
+def _chat_calls(message: Mapping[str, Any]) -> Iterator[Call]:
+    for call in _list(message.get("tool_calls")):
+        yield _call(_mapping(call, "a tool call").get("function"))
+    if message.get("function_call"):
+        yield _call(message["function_call"])
+
+
+def _call(value: object) -> Call:
+    value = _mapping(value, "a tool call")
+    name, arguments = value.get("name"), value.get("arguments")
+    if not isinstance(name, str) or not isinstance(arguments, str):
+        raise UncountableError("a tool call without name or arguments")
+    return Call(name, arguments)
+
+
+def _content(content: object) -> tuple[str, tuple[Image, ...]]:
+    """Text parts joined with nothing between them, and the pictures."""
+    if content is None or isinstance(content, str):
+        return content or "", ()
+    if not isinstance(content, list | tuple):
+        raise UncountableError("a message's content is neither text nor a list of parts")
+    texts: list[str] = []
+    images: list[Image] = []
+    for part in content:
+        kind = part.get("type") if isinstance(part, Mapping) else None
+        if kind == "image_url":
+            images.append(_chat_image(part.get("image_url")))
+        elif kind in ("text", "refusal") and isinstance(part.get(kind), str):
+            texts.append(part[kind])
+        else:
+            raise UncountableError(f"content of type {kind!r} is not counted")
+    return "".join(texts), tuple(images)
+
+
+def _chat_image(value: object) -> Image:
+    holder = value if isinstance(value, Mapping) else {"url": value}
+    return _image(holder.get("url"), holder.get("detail"))
+
+
+def _image(url: object, detail: object) -> Image:
+    if not isinstance(url, str) or not url.startswith("data:"):
+        raise UncountableError("the size of a picture is not known from its address")
+    head, _, data = url.partition(",")
+    try:
+        size = image_size(_first_bytes(data, _HEADER)) or image_size(_first_bytes(data, len(data)))
+    except (binascii.Error, ValueError):
+        size = None
+    if size is None or not head.endswith(";base64"):
+        raise UncountableError("a picture's data does not tell its size (PNG, JPEG, GIF and WebP are read)")
+    return Image(*size, detail if isinstance(detail, str) else "auto")
+
+
+def _first_bytes(data: str, characters: int) -> bytes:
+    """Of base64, cut where a group of four characters ends."""
+    cut = data[:characters]
+    return base64.b64decode(cut + "=" * (-len(cut) % 4))
