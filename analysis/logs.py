@@ -1,35 +1,168 @@
-"""Azure OpenAI's diagnostic logs, from folders in the layout of a storage account, as one table.
+"""Diagnostic and gateway logs, whatever shape they came in, as one table.
 
-Facts. A file has one JSON object a line, perhaps after a byte order mark. `properties` is a JSON string in some records
-       and an object in others. Times in it are .NET ticks (100 ns since the year 1, UTC) of 18 digits, too long for a
-       float. Token counts of RequestUsage are arrays of numbers, or of numbers as text. `correlationId` is the reply's
-       `apim-request-id`. A record can come twice.
-Here.  A value of another type than these is absent, as one that was never sent.
+Facts. `properties` is a JSON string in some records and an object in others. Times in it are .NET ticks (100 ns since
+       the year 1, UTC) of 18 digits, too long for a float. Token counts of RequestUsage are arrays of numbers, or of
+       numbers as text, and its name for what was generated is `generatedTokens`. `correlationId` is the reply's
+       `apim-request-id` in Azure OpenAI's categories, and the gateway's own id in API Management's; the two are
+       different. Of GatewayLlmLog's rows the one with a deployment's name is the call's, the others carry further
+       pieces of its messages. `time` is later than the request. A record can come twice, late, or never.
+Here.  `table` has one row a service and correlation id, with what its records say; NA where they say nothing. A value
+       of another type than it should have is absent, as one that was never sent. What was not read is in `skipped`.
+
+`COLUMNS` are the table's. Times in `_ns` are Unix nanoseconds of the service's clock, UTC.
 """
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, NamedTuple
 
+import duckdb
+import msgspec
 import pandas as pd
 
-REQUEST_RESPONSE = "RequestResponse"
-REQUEST_USAGE = "AzureOpenAIRequestUsage"
+from analysis.frames import frame
+from analysis.log_shapes import (
+    AUDIT,
+    BYTE_ORDER_MARK,
+    GATEWAY,
+    GATEWAY_LLM,
+    REQUEST_RESPONSE,
+    REQUEST_USAGE,
+    SUFFIXES,
+    Skipped,
+    is_plain_lines,
+    opened,
+    records,
+)
+
+AZURE_OPENAI = "azure_openai"
+APIM = "apim"
 _TICKS_BEFORE_1970 = 621_355_968_000_000_000
-# For a column of whole numbers; nothing real comes near it.
-_TOO_LARGE = 2**63
+# Of messages and bodies in a gateway's log; DuckDB's own limit is lower.
+_LARGEST_LINE = 64 * 1024 * 1024
+_SKIPPED_NAMED = 1000
+
+_FIELDS = (
+    "category time EnqueueTime correlationId resourceId durationMs resultSignature operationName location"
+    " callerIpAddress properties"
+).split()
+_IN_PROPERTIES = (
+    "requestTime responseTime requestLength responseLength objectId streamType modelDeploymentName modelName"
+    " modelVersion apiName promptTokens cachedTokens generatedTokens"
+    " method url responseCode requestSize responseSize backendResponseCode backendTime clientTime backendUrl backendId"
+    " cache lastError backendRequestHeaders backendResponseHeaders responseHeaders requestHeaders apimSubscriptionId"
+    " requestId deploymentName completionTokens totalTokens isStreamCompletion sequenceNumber apiVersion"
+).split()
+
+_MACROS = f"""
+CREATE MACRO whole(x) AS CASE WHEN regexp_full_match(x, '-?[0-9]{{1,19}}') THEN TRY_CAST(x AS BIGINT) END;
+CREATE MACRO number(x) AS CASE WHEN abs(TRY_CAST(x AS DOUBLE)) < 9e18 THEN TRY_CAST(x AS DOUBLE) END;
+CREATE MACRO from_ticks(x) AS CASE WHEN whole(x) BETWEEN {_TICKS_BEFORE_1970} AND 700000000000000000
+    THEN (whole(x) - {_TICKS_BEFORE_1970}) * 100 END;
+-- A second's seventh digit is one more than a TIMESTAMP has.
+CREATE MACRO from_iso(x) AS epoch_us(TRY_CAST(x AS TIMESTAMP)) * 1000
+    + coalesce(whole(regexp_extract(x, '[.][0-9]{{6}}([0-9])', 1)) * 100, 0);
+CREATE MACRO counts(x) AS TRY_CAST(x AS JSON)->>'$[*]';
+CREATE MACRO total(x) AS CASE
+    WHEN len(counts(x)) > 0 AND len(list_filter(counts(x), lambda one: whole(one) IS NULL)) = 0
+    THEN TRY_CAST(list_sum(list_transform(counts(x), lambda one: whole(one))) AS BIGINT) END;
+CREATE MACRO header(sent, name) AS
+    nullif(regexp_extract(lower(sent), '"' || name || '"\\s*:\\s*\\[?\\s*"([^"]+)"', 1), '');
+"""
+
+
+class Column(NamedTuple):
+    """`sql` is of one record, its properties `p`, and only of the categories named."""
+
+    type: str
+    sql: str
+    categories: tuple[str, ...]
+    meaning: str
+
+
+_AOAI = (REQUEST_RESPONSE, REQUEST_USAGE)
+_BOTH = (REQUEST_RESPONSE, GATEWAY)
+_ANY = (*_AOAI, GATEWAY, GATEWAY_LLM)
+_STATUS = f"whole(CASE WHEN category = '{GATEWAY}' THEN p.responseCode ELSE resultSignature END)"
+_BEGAN = f"CASE WHEN category = '{GATEWAY}' THEN from_iso(time) ELSE from_ticks(p.requestTime) END"
+_ENDED = (
+    f"CASE WHEN category = '{GATEWAY}' THEN from_iso(time) + CAST(round(number(durationMs) * 1e6) AS BIGINT)"
+    " ELSE from_ticks(p.responseTime) END"
+)
+_DEPLOYMENT = "coalesce(nullif(p.modelDeploymentName, ''), nullif(p.deploymentName, ''))"
 
 COLUMNS = {
-    "correlation_id": "string",
-    "account": "string",
-    "status": "Int64",
-    "began_ns": "Int64",
-    "duration_ms": "Float64",
-    "deployment": "string",
-    "prompt_tokens": "Int64",
-    "cached_tokens": "Int64",
-    "generated_tokens": "Int64",
+    "account": Column("str", "nullif(regexp_extract(resourceId, '([^/]+)/?$', 1), '')", _ANY, "the resource's name"),
+    "location": Column("str", "nullif(location, '')", _BOTH, "the resource's region, as the log writes it"),
+    "operation": Column("str", "nullif(operationName, '')", _BOTH, "such as `ChatCompletions_Create`"),
+    "status": Column("Int64", _STATUS, _BOTH, "HTTP status; `resultSignature` or `responseCode`"),
+    "began_ns": Column("Int64", _BEGAN, _BOTH, "`requestTime`; of a gateway's record its `time`, which is the start"),
+    "ended_ns": Column("Int64", _ENDED, _BOTH, "`responseTime`; of a gateway's record `time` and its duration"),
+    "duration_ms": Column("float64", "number(durationMs)", _BOTH, "milliseconds; `durationMs` or `TotalTime`"),
+    "logged_ns": Column(
+        "Int64", "coalesce(from_iso(time), from_iso(EnqueueTime))", _ANY, "`time` or `EnqueueTime`, the earliest"
+    ),
+    "deployment": Column("str", _DEPLOYMENT, (*_AOAI, GATEWAY_LLM), "the deployment's name"),
+    "model": Column("str", "nullif(p.modelName, '')", (*_AOAI, GATEWAY_LLM), "the model's name"),
+    "model_version": Column("str", "nullif(p.modelVersion, '')", _AOAI, "and its version"),
+    "api": Column("str", "coalesce(p.apiName, p.apiVersion)", (REQUEST_RESPONSE, GATEWAY_LLM), "the API's version"),
+    "stream": Column(
+        "boolean",
+        "CASE lower(coalesce(p.streamType, p.isStreamCompletion)) WHEN 'streaming' THEN true WHEN 'true' THEN true"
+        " WHEN 'non-streaming' THEN false WHEN 'false' THEN false END",
+        (REQUEST_RESPONSE, GATEWAY_LLM),
+        "whether it streamed",
+    ),
+    "object_id": Column("str", "nullif(p.objectId, '')", (REQUEST_RESPONSE,), "the Entra caller; NA for a key"),
+    "caller_ip": Column("str", "nullif(callerIpAddress, '')", _BOTH, "the caller, perhaps with the last part masked"),
+    "request_bytes": Column("Int64", "whole(coalesce(p.requestLength, p.requestSize))", _BOTH, "bytes received"),
+    "response_bytes": Column("Int64", "whole(coalesce(p.responseLength, p.responseSize))", _BOTH, "bytes sent"),
+    "prompt_tokens": Column("Int64", "total(p.promptTokens)", (REQUEST_USAGE,), "sum of RequestUsage's array"),
+    "cached_tokens": Column("Int64", "total(p.cachedTokens)", (REQUEST_USAGE,), "sum of RequestUsage's array"),
+    "generated_tokens": Column("Int64", "total(p.generatedTokens)", (REQUEST_USAGE,), "sum of RequestUsage's array"),
+    "method": Column("str", "p.method", (GATEWAY,), "HTTP method"),
+    "url": Column("str", "p.url", (GATEWAY,), "what the gateway was asked for"),
+    "backend_status": Column("Int64", "whole(p.backendResponseCode)", (GATEWAY,), "of the last back end called"),
+    "backend_ms": Column("float64", "number(p.backendTime)", (GATEWAY,), "milliseconds spent on back ends"),
+    "backend_url": Column("str", "p.backendUrl", (GATEWAY,), "the last back end called"),
+    "backend_request_id": Column(
+        "str",
+        "coalesce(header(p.backendResponseHeaders, 'apim-request-id'), header(p.responseHeaders, 'apim-request-id'))",
+        (GATEWAY,),
+        "Azure OpenAI's `apim-request-id`, where the gateway logs that header",
+    ),
+    "client_request_id": Column(
+        "str",
+        "coalesce(header(p.requestHeaders, 'x-ms-client-request-id'),"
+        " header(p.backendRequestHeaders, 'x-ms-client-request-id'))",
+        (GATEWAY,),
+        "`x-ms-client-request-id`, where the gateway logs that header",
+    ),
+    "cache": Column("str", "p.cache", (GATEWAY,), "`hit` where the gateway answered itself"),
+    "error_reason": Column(
+        "str",
+        "TRY_CAST(p.lastError AS JSON)->>'$.reason'",
+        (GATEWAY,),
+        "`lastError.reason`: what the gateway failed at",
+    ),
+    "subscription": Column("str", "p.apimSubscriptionId", (GATEWAY,), "API Management's subscription"),
+    "response_id": Column("str", "nullif(p.requestId, '')", (GATEWAY_LLM,), "the model's id of the reply"),
+    "llm_prompt_tokens": Column("Int64", "whole(p.promptTokens)", (GATEWAY_LLM,), "as the gateway's LLM log counts"),
+    "llm_completion_tokens": Column(
+        "Int64", "whole(p.completionTokens)", (GATEWAY_LLM,), "as the gateway's LLM log counts"
+    ),
+    "llm_total_tokens": Column("Int64", "whole(p.totalTokens)", (GATEWAY_LLM,), "as the gateway's LLM log counts"),
+}
+# Of a row whatever columns are asked for.
+ALWAYS = {
+    "service": "`azure_openai` or `apim`",
+    "correlation_id": "of the service; Azure OpenAI's is the reply's `apim-request-id`",
+    "has_request": "whether RequestResponse, or GatewayLogs, has it",
+    "has_usage": "whether AzureOpenAIRequestUsage, or GatewayLlmLog, has it",
+    "copies": "records beyond the first of each category",
+    "differing": "whether copies contradict each other; the smaller value of each is kept",
+    "pieces": "rows of GatewayLlmLog for it, 0 where there are none",
 }
 
 
@@ -38,116 +171,223 @@ class LogsError(ValueError):
 
 
 class Logs(NamedTuple):
-    """`table` has one row a correlation id, with what either category says of it; NA where it says nothing."""
+    """`table`: a row a service and correlation id. `audit`: a row a record of the Audit category, with `logged_ns`,
+    `operation`, `account` and `object_id`. `categories`: what was read, a row a category with `records`, and of those
+    `without_id` (they are in no table) and the Unix nanoseconds of the first and the last.
+
+    `skipped` names what was not read, at most a thousand of it; `skipped_lines` is how many lines that is.
+    """
 
     table: pd.DataFrame
+    audit: pd.DataFrame
+    categories: pd.DataFrame
     files: int
     duplicates: int
-    skipped: int
+    skipped_lines: int
+    skipped: tuple[Skipped, ...]
+
+    @property
+    def requests(self) -> pd.DataFrame:
+        """Azure OpenAI's rows."""
+        return self.table[self.table["service"] == AZURE_OPENAI]
+
+    @property
+    def gateway(self) -> pd.DataFrame:
+        """API Management's rows."""
+        return self.table[self.table["service"] == APIM]
 
 
-def read_logs(folders: Iterable[Path]) -> Logs:
-    """Every PT1H.json below the folders; lines of other categories are passed over, broken ones counted.
+def read_logs(sources: Iterable[Path], columns: Sequence[str] = tuple(COLUMNS)) -> Logs:
+    """Every log in the files and below the folders. Only the `columns` that are asked for take memory.
 
     Raises `LogsError`.
     """
-    files = sorted({path for folder in folders for path in folder.rglob("PT1H.json")})
-    seen: dict[tuple[str, str], dict[str, Any]] = {}
-    duplicates = skipped = 0
-    for path in files:
-        for record in _records(path):
-            key, row = (None, None) if record is None else _row(record)
-            if key is None or row is None:
-                skipped += record is None
-                continue
-            duplicates += key in seen
-            seen.setdefault(key, row)
-    rows: dict[str, dict[str, Any]] = {}
-    for (_, correlation_id), row in seen.items():
-        rows.setdefault(correlation_id, {"correlation_id": correlation_id}).update(row)
-    table = pd.DataFrame(list(rows.values()), columns=list(COLUMNS)).astype(COLUMNS)
-    return Logs(table, len(files), duplicates, skipped)
+    found = _Found()
+    with tempfile.TemporaryDirectory(prefix="headroom-logs-") as folder, duckdb.connect() as database:
+        database.execute(f"SET temp_directory = '{folder}/spill'")
+        for statement in filter(str.strip, _MACROS.split(";")):
+            database.execute(statement)
+        plain = _take_apart(_files(sources), Path(folder, "others.jsonl"), found)
+        _load(database, plain, found)
+        return _as_logs(database, columns, found)
 
 
-def _records(path: Path) -> Iterator[dict[str, Any] | None]:
-    """The lines of a file; None for one that is no JSON object."""
-    for line in _lines(path):
-        if line.strip():
+class _Found:
+    """What was met on the way."""
+
+    def __init__(self) -> None:
+        self.files = 0
+        self.lines = 0
+        self.skipped: list[Skipped] = []
+
+    def skip(self, skipped: Skipped) -> None:
+        self.lines += skipped.lines
+        if len(self.skipped) < _SKIPPED_NAMED:
+            self.skipped.append(skipped)
+
+
+def _files(sources: Iterable[Path]) -> list[Path]:
+    """In a folder, what has the name of a log's file."""
+    found: set[Path] = set()
+    for source in sources:
+        if source.is_dir():
+            found |= {path for path in source.rglob("*") if path.suffix in SUFFIXES and path.is_file()}
+        elif source.is_file():
+            found.add(source)
+        else:
+            raise LogsError(f"no such log file or folder: {source}")
+    return sorted(found)
+
+
+def _take_apart(files: list[Path], others: Path, found: _Found) -> list[Path]:
+    """The files that DuckDB can read as they are, and one with the records of all others and of first lines behind a
+    byte order mark."""
+    plain = []
+    with others.open("wb") as rest:
+        for path in files:
+            found.files += 1
             try:
-                record = json.loads(line)
-            except (ValueError, RecursionError):
-                record = None
-            yield record if isinstance(record, dict) else None
+                if not path.stat().st_size:
+                    continue
+                if is_plain_lines(path):
+                    plain.append(path)
+                    _rescue_first_line(path, rest)
+                else:
+                    _convert(path, rest, found)
+            except OSError as error:
+                raise LogsError(f"the log {path} cannot be read: {error.strerror}") from None
+    return [*plain, others] if others.stat().st_size else plain
 
 
-def _lines(path: Path) -> Iterator[str]:
+def _rescue_first_line(path: Path, rest: IO[bytes]) -> None:
+    """DuckDB takes a line behind a byte order mark for a torn one."""
+    with opened(path) as file:
+        line = file.readline(_LARGEST_LINE)
+    if line.startswith(BYTE_ORDER_MARK):
+        rest.write(line.removeprefix(BYTE_ORDER_MARK).rstrip(b"\r\n") + b"\n")
+
+
+def _convert(path: Path, rest: IO[bytes], found: _Found) -> None:
+    for record in records(path):
+        if isinstance(record, Skipped):
+            found.skip(record)
+        else:
+            rest.write(msgspec.json.encode(record) + b"\n")
+
+
+def _load(database: duckdb.DuckDBPyConnection, files: list[Path], found: _Found) -> None:
+    """Makes the table `records`: the fields of each as text, its properties as a struct `p` of texts."""
+    fields = ", ".join(f'"{name}" VARCHAR' for name in _FIELDS)
+    if files:
+        columns = ", ".join(f"'{name}': 'VARCHAR'" for name in _FIELDS)
+        names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
+        source = (
+            f"read_json([{names}], format = 'newline_delimited', ignore_errors = true, columns = {{{columns}}},"
+            f" maximum_object_size = {_LARGEST_LINE}, compression = 'uncompressed', filename = true)"
+        )
+    else:
+        database.execute(f"CREATE TABLE nothing ({fields}, filename VARCHAR)")
+        source = "nothing"
+    schema = ", ".join(f'"{name}":"VARCHAR"' for name in _IN_PROPERTIES)
+    database.execute(
+        f"""CREATE VIEW records AS SELECT * EXCLUDE (properties), properties AS properties_,
+        from_json(CASE WHEN json_valid(properties) THEN properties END, '{{{schema}}}') AS p FROM {source}"""
+    )
+
+
+def _as_logs(database: duckdb.DuckDBPyConnection, columns: Sequence[str], found: _Found) -> Logs:
+    _make_lines(database, columns)
+    _find_torn(database, found)
+    _make_table(database, columns)
+    categories = database.execute(
+        "SELECT category, count(*) AS records, count(*) FILTER (id IS NULL) AS without_id, min(logged_ns) AS first_ns,"
+        " max(logged_ns) AS last_ns FROM lines WHERE category IS NOT NULL GROUP BY 1 ORDER BY 1"
+    ).df()
+    counted = database.execute("SELECT coalesce(sum(copies), 0) FROM logs").fetchone()
+    table = frame(database, "logs")
+    database.execute(
+        "CREATE TABLE audit AS SELECT logged_ns, operation_ AS operation, account_ AS account, object_id_ AS object_id"
+        f" FROM lines WHERE category = '{AUDIT}' ORDER BY 1"
+    )
+    duplicates = int(counted[0]) if counted else 0
+    audit = frame(database, "audit")
+    return Logs(table, audit, categories, found.files, duplicates, found.lines, tuple(found.skipped))
+
+
+def _make_lines(database: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> None:
+    """One row a record, with the values that are asked for."""
+    wanted = dict.fromkeys([*columns, "logged_ns"])
+    values = ", ".join(
+        f"CASE WHEN category IN {column.categories} THEN {column.sql} END AS {name}"
+        for name, column in COLUMNS.items()
+        if name in wanted
+    )
+    database.execute(
+        f"""CREATE TABLE lines AS SELECT
+            category, nullif(correlationId, '') AS id, filename,
+            CASE WHEN category IN ('{GATEWAY}', '{GATEWAY_LLM}') THEN '{APIM}' ELSE '{AZURE_OPENAI}' END AS service,
+            whole(p.sequenceNumber) AS sequence, nullif(p.deploymentName, '') IS NOT NULL AS heads,
+            category IS NULL AND correlationId IS NULL AND properties_ IS NULL AS torn,
+            CASE WHEN category = '{AUDIT}' THEN operationName END AS operation_,
+            CASE WHEN category = '{AUDIT}' THEN nullif(regexp_extract(resourceId, '([^/]+)/?$', 1), '') END AS account_,
+            CASE WHEN category = '{AUDIT}' THEN nullif(p.objectId, '') END AS object_id_,
+            {values} FROM records"""
+    )
+
+
+def _make_table(database: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> None:
+    """One row a service and correlation id. A piece of an LLM log's messages is no copy of another."""
+    kept = [name for name in COLUMNS if name in set(columns)]
+    values = "".join(f", min({name}) AS {name}" for name in kept)
+    compared = [name for name in ("status", "duration_ms", "prompt_tokens", "generated_tokens") if name in kept]
+    differing = " OR ".join(f"coalesce(min({name}) <> max({name}), false)" for name in compared) or "false"
+    copies = " + ".join(
+        f"greatest(count(*) FILTER (category = '{one}') - 1, 0)" for one in (REQUEST_RESPONSE, REQUEST_USAGE, GATEWAY)
+    )
+    pieces = f"count(DISTINCT coalesce(sequence, 0)) FILTER (category = '{GATEWAY_LLM}')"
+    database.execute(
+        f"""CREATE TABLE logs AS SELECT service, id AS correlation_id{values},
+            bool_or(category IN ('{REQUEST_RESPONSE}', '{GATEWAY}')) AS has_request,
+            bool_or(category = '{REQUEST_USAGE}' OR (category = '{GATEWAY_LLM}' AND heads)) AS has_usage,
+            {copies} + count(*) FILTER (category = '{GATEWAY_LLM}') - {pieces} AS copies,
+            {differing} AS differing, {pieces} AS pieces
+        FROM lines WHERE id IS NOT NULL AND category IN ('{"', '".join(_ANY)}') GROUP BY service, id"""
+    )
+
+
+def _find_torn(database: duckdb.DuckDBPyConnection, found: _Found) -> None:
+    """Names the lines that are no records. The first behind a byte order mark was read already."""
+    rows = database.execute("SELECT filename, count(*) FROM lines WHERE torn GROUP BY 1 ORDER BY 1").fetchall()
+    for name, torn in rows:
+        marked = _is_marked(Path(name))
+        if torn > marked:
+            _name_torn(Path(name), torn - marked, found)
+
+
+def _is_marked(path: Path) -> bool:
+    with path.open("rb") as file:
+        return file.read(3) == BYTE_ORDER_MARK
+
+
+def _name_torn(path: Path, torn: int, found: _Found) -> None:
+    """DuckDB does not say which lines, so the file is gone through again."""
+    named = 0
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if named == torn or len(found.skipped) >= _SKIPPED_NAMED:
+                break
+            if line.strip() and (why := _why_torn(line.removeprefix(BYTE_ORDER_MARK))):
+                found.skip(Skipped(str(path), number, why))
+                named += 1
+    if named < torn:
+        found.skip(Skipped(str(path), None, f"{torn - named:,} more lines that are no log records", torn - named))
+
+
+def _why_torn(line: bytes) -> str | None:
     try:
-        with path.open(encoding="utf-8-sig", errors="replace") as file:
-            yield from file
-    except OSError as error:
-        raise LogsError(f"the log {path} cannot be read: {error.strerror}") from None
-
-
-def _row(record: Mapping[str, Any]) -> tuple[tuple[str, str] | None, dict[str, Any] | None]:
-    category, correlation_id = record.get("category"), record.get("correlationId")
-    if not isinstance(correlation_id, str) or category not in (REQUEST_RESPONSE, REQUEST_USAGE):
-        return None, None
-    properties = _properties(record.get("properties"))
-    shared = {
-        "account": str(record.get("resourceId", "")).rpartition("/")[2] or None,
-        "deployment": _text(properties.get("modelDeploymentName")),
-    }
-    said = _usage(properties) if category == REQUEST_USAGE else _request(record, properties)
-    row = {name: value for name, value in {**shared, **said}.items() if _is_said(value)}
-    return (str(category), correlation_id), row
-
-
-def _is_said(value: object) -> bool:
-    return value is not None and not (isinstance(value, int) and abs(value) >= _TOO_LARGE)
-
-
-def _properties(value: object) -> dict[str, Any]:
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _request(record: Mapping[str, Any], properties: Mapping[str, Any]) -> dict[str, Any]:
-    ticks = _whole(properties.get("requestTime"))
-    return {
-        "status": _whole(record.get("resultSignature")),
-        "began_ns": None if ticks is None else (ticks - _TICKS_BEFORE_1970) * 100,
-        "duration_ms": _number(record.get("durationMs")),
-    }
-
-
-def _usage(properties: Mapping[str, Any]) -> dict[str, Any]:
-    names = {"prompt_tokens": "promptTokens", "cached_tokens": "cachedTokens", "generated_tokens": "generatedTokens"}
-    return {column: _total(properties.get(name)) for column, name in names.items()}
-
-
-def _total(values: object) -> int | None:
-    """The sum of a token array; None where it is absent, empty or holds anything but numbers."""
-    counts = [_whole(value) for value in (values if isinstance(values, list) else [])]
-    known = [count for count in counts if count is not None]
-    return sum(known) if known and len(known) == len(counts) else None
-
-
-def _whole(value: object) -> int | None:
-    if isinstance(value, bool) or not isinstance(value, int | str):
-        return None
-    try:
-        return int(value)
-    except ValueError:
-        return None
-
-
-def _number(value: object) -> float | None:
-    return float(value) if isinstance(value, int | float) and abs(value) < _TOO_LARGE else None
-
-
-def _text(value: object) -> str | None:
-    return value if isinstance(value, str) and value else None
+        record = msgspec.json.decode(line)
+    except (ValueError, RecursionError):
+        return "torn, or no JSON"
+    if not isinstance(record, dict):
+        return "no JSON object"
+    return None if {"category", "correlationId"} & set(record) else "no log record: neither category nor correlation id"

@@ -15,6 +15,7 @@ import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from analysis import application, plots
+from analysis.join import Coverage, join
 from analysis.logs import Logs, read_logs
 from analysis.outcomes import (
     GROUPS,
@@ -29,7 +30,7 @@ from analysis.regions import FEW, by_region
 from analysis.runs import Run, Target
 from analysis.stats import quantile
 from analysis.throttling import by_cause
-from analysis.tokens import Coverage, differences, estimates, join
+from analysis.tokens import differences, estimates
 from probe.escaping import printable
 
 # Counting takes 0.2 ms a prompt. Of more calls than these, so many drawn at random are counted.
@@ -73,12 +74,10 @@ def analyse(run: Run, log_folders: list[Path]) -> Findings:
     logs = read_logs(log_folders)
     countable = calls[calls["response_model"].notna()]
     estimated = estimates(countable.sample(min(len(countable), MOST_ESTIMATES), random_state=0))
-    joined, coverage = join(calls.join(estimated["estimated_tokens"]), logs.table)
     view = application.read_view(run.folder)
-    if not logs.table.empty:
-        # The checks before the load are in the logs too, and so is what came through the SDK.
-        known = [*run.preflight["service_request_id"], *(view.service_request_ids if view else ())]
-        coverage = coverage._replace(only_log=coverage.only_log - int(logs.table["correlation_id"].isin(known).sum()))
+    # The checks before the load are in the logs too, and so is what came through the SDK.
+    known = [*run.preflight["service_request_id"].dropna(), *(view.service_request_ids if view else ())]
+    joined, _, coverage = join(calls.join(estimated["estimated_tokens"]), logs, known)
     return Findings(
         run=run,
         counts={"calls": len(calls)} | {name: int((calls["group"] == name).sum()) for name in GROUPS},
@@ -205,11 +204,11 @@ def _about_logs(findings: Findings) -> list[str]:
     if coverage is None:
         found.append("No diagnostic logs were given; --logs names their folder.")
     elif not logs.files:
-        found.append("No PT1H.json is below the folders given as logs.")
+        found.append("No log is below the folders given.")
     elif coverage.matched == 0:
         found.append("No call is in the logs given: another resource's, another time's, or not written yet.")
-    if logs.skipped:
-        found.append(f"{logs.skipped:,} lines of the logs were no records and were skipped.")
+    if logs.skipped_lines:
+        found.append(f"{logs.skipped_lines:,} lines of the logs were no records and were skipped.")
     return found
 
 
@@ -432,7 +431,7 @@ def as_json(findings: Findings, report: str) -> dict[str, Any]:
         "lateness_p99": findings.late_p99,
         "queueing": _queueing(run.about.arrivals),
         "tainted_share": findings.tainted,
-        "logs": None if coverage is None else coverage._asdict() | _said_of_logs(findings.logs),
+        "logs": None if coverage is None else _said_of_logs(coverage, findings.logs),
         **{name: _records(getattr(findings, name)) for name in frames},
         "application": None if findings.view is None else _application(findings.view),
         "report": report,
@@ -452,8 +451,9 @@ def _application(view: application.View) -> dict[str, Any]:
     }
 
 
-def _said_of_logs(logs: Logs) -> dict[str, int]:
-    return {"files": logs.files, "duplicates": logs.duplicates, "skipped_lines": logs.skipped}
+def _said_of_logs(coverage: Coverage, logs: Logs) -> dict[str, Any]:
+    skew = None if coverage.skew is None else coverage.skew._asdict()
+    return coverage._asdict() | {"skew": skew, "files": logs.files, "skipped_lines": logs.skipped_lines}
 
 
 def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -4,20 +4,10 @@ The estimate is made here from the prompt that the record's id names, never duri
 and fills in for nothing.
 """
 
-from typing import NamedTuple
-
 import pandas as pd
 
 from probe.counting import Count, RanksUnavailableError, input_tokens
 from probe.prompts import rebuild
-
-
-class Coverage(NamedTuple):
-    """How far calls and logs could be joined, by `apim-request-id` = CorrelationId."""
-
-    matched: int
-    only_client: int
-    only_log: int
 
 
 def estimates(calls: pd.DataFrame) -> pd.DataFrame:
@@ -46,17 +36,6 @@ def _count(counted: dict[tuple[str, str], Count], prompt_id: object, model: obje
         except ValueError as error:
             counted[prompt_id, model] = Count(None, str(error))
     return counted[prompt_id, model]
-
-
-def join(calls: pd.DataFrame, logs: pd.DataFrame) -> tuple[pd.DataFrame, Coverage]:
-    """Every call with what the log says of it (NA where it says nothing), and what found no partner."""
-    joined = calls.merge(
-        logs, how="left", left_on="service_request_id", right_on="correlation_id", suffixes=("", "_log")
-    )
-    known = calls["service_request_id"].dropna()
-    matched = int(known.isin(logs["correlation_id"]).sum())
-    only_log = int((~logs["correlation_id"].isin(known)).sum())
-    return joined, Coverage(matched, len(calls) - matched, only_log)
 
 
 def differences(joined: pd.DataFrame) -> pd.DataFrame:

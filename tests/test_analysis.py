@@ -341,9 +341,9 @@ def test_the_join_with_the_logs_says_what_found_no_partner(tmp_path: Path) -> No
     ]
     logs = write_logs(tmp_path / "logs", records, start="\ufeff")
     found = report(write_run(tmp_path / "runs", [call(0), call(1), call(2)]), logs)
-    assert found["logs"] == {
-        "matched": 2, "only_client": 1, "only_log": 1, "files": 1, "duplicates": 1, "skipped_lines": 0
-    }  # fmt: skip
+    counted = {"matched": 2, "only_client": 1, "only_log": 1, "duplicates": 1, "without_request": 3}
+    assert counted.items() <= found["logs"].items()
+    assert (found["logs"]["files"], found["logs"]["skipped_lines"]) == (1, 0)
     by_name = {(row["of"], row["against"]): row for row in found["tokens"]}
     output = by_name["output in usage", "diagnostic log"]
     assert (output["n"], output["exact"], output["mean"], output["largest"]) == (2, 0.5, -0.5, 1)

@@ -15,10 +15,10 @@ ROWS = (
     " probe/escaping.py probe/stamps.py probe/waiting.py probe/ranks.py probe/definitions.py probe/image_size.py",
     "probe/bodies.py probe/channel.py probe/prices.py probe/application.py probe/shares.py probe/headroom.py"
     " probe/seen.py locustfiles/_hub.py locustfiles/_watchdog.py",
-    "probe/counting.py probe/dialing.py",
+    "probe/counting.py probe/dialing.py analysis/frames.py analysis/log_shapes.py",
     "probe/transport.py probe/journal.py probe/simulated.py probe/identity.py probe/advice.py probe/render.py",
     "probe/outcome.py analysis/stats.py analysis/output.py analysis/runs.py analysis/logs.py",
-    "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py",
+    "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py",
     "probe/client.py analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py",
     "probe/asking.py probe/calling.py probe/listing.py probe/sdk.py"
     " locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py",

@@ -1,0 +1,136 @@
+"""Calls and logs put together, with what found no partner.
+
+Facts.  Azure OpenAI's CorrelationId is the reply's `apim-request-id`. A call that got no head has none, nor has one
+        behind a gateway that strips it. A gateway's semantic cache hands out old heads: one id, several calls.
+Clocks. The client's wall clock and the service's differ. A call's request was received after it was issued and before
+        its head was there, which bounds the difference from both sides; all calls together leave an interval.
+Delay.  A record's `time` is when it was written down, and that it can be read comes later still. What was late by the
+        end of the run is missing from logs that were fetched too early: `written` says until when there are records.
+Never.  Nothing is dropped on either side: who is unmatched is counted, with the reason.
+"""
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis.logs import Logs
+from analysis.stats import quantile
+
+
+class Skew(NamedTuple):
+    """The service's clock less the client's, in seconds: somewhere from `low` to `high`, by so many calls. Where the
+    bounds contradict each other (`steady` is False) a clock was set, or drifts, and they hold for nine calls in ten."""
+
+    seconds: float
+    low: float
+    high: float
+    calls: int
+    steady: bool
+
+
+class Coverage(NamedTuple):
+    """How far calls and Azure OpenAI's logs could be joined. Calls that were never sent are in none of the counts.
+
+    `matched` calls are in the logs. Of the `only_client` ones, `without_id` got no `apim-request-id`. `only_log`
+    correlation ids are no call's. `shared` calls carry an id that an earlier call has too. Of the log's rows
+    `without_request` have usage only and `without_usage` were answered with 200 and have no usage: the other record
+    was late or lost. `delay_p50` and `delay_max` are seconds from a call's end until its record was written.
+    """
+
+    matched: int
+    only_client: int
+    only_log: int
+    without_id: int = 0
+    shared: int = 0
+    duplicates: int = 0
+    differing: int = 0
+    without_request: int = 0
+    without_usage: int = 0
+    skew: Skew | None = None
+    delay_p50: float | None = None
+    delay_max: float | None = None
+
+
+class Joined(NamedTuple):
+    """`calls` as they were given (same index), with the logs' columns beside theirs (`_log` is added to a name that
+    both have) and `in_log`; `only_log` the rows of the logs that are no call's."""
+
+    calls: pd.DataFrame
+    only_log: pd.DataFrame
+    coverage: Coverage
+
+
+def join(calls: pd.DataFrame, logs: Logs, others: Iterable[str] = ()) -> Joined:
+    """`others` are ids of calls that belong to the run and are not among `calls`, such as the checks before it."""
+    requests = logs.requests.reset_index(drop=True)
+    ids = calls["service_request_id"]
+    position = pd.Index(requests["correlation_id"]).get_indexer(ids)
+    position[ids.isna().to_numpy()] = -1
+    joined = _beside(calls, requests, position)
+    is_known = np.zeros(len(requests), bool)
+    is_known[position[position >= 0]] = True
+    only_log = requests[~is_known & ~requests["correlation_id"].isin(list(others)).to_numpy()]
+    return Joined(joined, only_log, _coverage(joined, requests, only_log, logs))
+
+
+def _beside(calls: pd.DataFrame, requests: pd.DataFrame, position: np.ndarray) -> pd.DataFrame:
+    """The row at each call's `position`, NA where that is -1."""
+    taken = requests.drop(columns=["service"]).take(position.clip(0) if len(requests) else [])
+    if not len(requests):
+        taken = requests.drop(columns=["service"]).reindex(range(len(calls)))
+    taken.index = calls.index
+    found = position >= 0
+    names = {name: f"{name}_log" if name in calls else name for name in taken}
+    beside = {names[name]: taken[name].where(found) for name in taken}
+    return pd.concat(
+        [calls, pd.DataFrame(beside, index=calls.index), pd.Series(found, calls.index, name="in_log")], axis=1
+    )
+
+
+def _coverage(joined: pd.DataFrame, requests: pd.DataFrame, only_log: pd.DataFrame, logs: Logs) -> Coverage:
+    sent = joined[joined["group"] != "dropped"]
+    ids = sent["service_request_id"]
+    matched = int(sent["in_log"].sum())
+    delays = _delays(requests)
+    answered = requests["status"].eq(200).fillna(False) if "status" in requests else requests["has_request"]
+    return Coverage(
+        matched=matched,
+        only_client=len(sent) - matched,
+        only_log=len(only_log),
+        without_id=int(ids.isna().sum()),
+        shared=int((ids.duplicated() & ids.notna()).sum()),
+        duplicates=logs.duplicates,
+        differing=int(requests["differing"].sum()),
+        without_request=int((~requests["has_request"]).sum()),
+        without_usage=int((answered & ~requests["has_usage"]).sum()),
+        skew=skew(sent),
+        delay_p50=quantile(delays, 0.5),
+        delay_max=quantile(delays, 1.0),
+    )
+
+
+def _delays(requests: pd.DataFrame) -> pd.Series:
+    """Seconds from a call's end until its record was written, by the service's own clock."""
+    if not {"logged_ns", "ended_ns"} <= set(requests):
+        return pd.Series(dtype="float64")
+    return ((requests["logged_ns"] - requests["ended_ns"]) / 1e9).astype("float64")
+
+
+def skew(joined: pd.DataFrame) -> Skew | None:
+    """Of calls that `join` has matched; None where no matched call has both times."""
+    if not {"began_ns", "in_log"} <= set(joined):
+        return None
+    timed = joined[joined["in_log"] & joined["began_ns"].notna()]
+    head = timed["time_to_headers"].fillna(timed["duration"])
+    timed, head = timed[head.notna()], head[head.notna()]
+    if timed.empty:
+        return None
+    latest = ((timed["began_ns"] - timed["start_time_unix_nano"]) / 1e9).astype("float64")
+    earliest = latest - head.astype("float64")
+    low, high = float(earliest.max()), float(latest.min())
+    if low <= high:
+        return Skew((low + high) / 2, low, high, len(timed), True)
+    low, high = float(earliest.quantile(0.05)), float(latest.quantile(0.95))
+    return Skew(float((earliest + latest).median() / 2), low, high, len(timed), False)

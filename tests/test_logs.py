@@ -1,0 +1,425 @@
+"""Logs of every shape, read into one table: whatever way the same records took, the table is the same."""
+
+import csv
+import gzip
+import io
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import fastavro
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from analysis.log_shapes import from_row, iso_time
+from analysis.logs import COLUMNS, Logs, LogsError, read_logs
+
+TICKS = 638515262815394150
+ACCOUNT = "/SUBSCRIPTIONS/S/RESOURCEGROUPS/G/PROVIDERS/MICROSOFT.COGNITIVESERVICES/ACCOUNTS/CONTOSO"
+APIM = "/SUBSCRIPTIONS/S/RESOURCEGROUPS/G/PROVIDERS/MICROSOFT.APIMANAGEMENT/SERVICE/GATE"
+Record = dict[str, Any]
+
+
+def request(number: int, **changes: Any) -> Record:
+    properties = {
+        "apiName": "Azure OpenAI API version 2024-10-21",
+        "requestTime": TICKS + number,
+        "requestLength": 128,
+        "responseTime": TICKS + number + 10_212_400,
+        "responseLength": 1411,
+        "objectId": "",
+        "streamType": "Non-Streaming",
+        "modelDeploymentName": "chat",
+        "modelName": "gpt-4o",
+        "modelVersion": "2024-08-06",
+    }
+    return {
+        "Tenant": "eastus",
+        "callerIpAddress": "203.0.113.***",
+        "category": "RequestResponse",
+        "correlationId": f"call-{number}",
+        "durationMs": 1021,
+        "event": "ShoeboxCallResult",
+        "location": "eastus",
+        "operationName": "ChatCompletions_Create",
+        "properties": json.dumps(properties),
+        "resourceId": ACCOUNT,
+        "resultSignature": "200",
+        "time": "2024-05-17T13:18:25.4350000Z",
+        **changes,
+    }
+
+
+def usage(number: int, prompt: object = ("120",), generated: object = (30, "4")) -> Record:
+    properties = {"promptTokens": prompt, "cachedTokens": [0], "generatedTokens": generated}
+    return {
+        "category": "AzureOpenAIRequestUsage",
+        "correlationId": f"call-{number}",
+        "EnqueueTime": "2024-05-17T13:18:26.0000000",
+        "resourceId": ACCOUNT,
+        "properties": json.dumps({**properties, "modelDeploymentName": "chat", "modelName": "gpt-4o"}),
+    }
+
+
+def gateway(number: int, **properties: Any) -> Record:
+    return {
+        "category": "GatewayLogs",
+        "correlationId": f"gate-{number}",
+        "durationMs": 1100,
+        "location": "East US",
+        "operationName": "Microsoft.ApiManagement/GatewayLogs",
+        "properties": {
+            "method": "POST",
+            "responseCode": 200,
+            "backendResponseCode": 200,
+            "backendTime": 1030,
+            "backendUrl": "https://contoso.openai.azure.com/openai",
+            "backendResponseHeaders": {"apim-request-id": f"call-{number}"},
+            **properties,
+        },
+        "resourceId": APIM,
+        "time": "2024-05-17T13:18:01.2345678Z",
+    }
+
+
+def llm(number: int, sequence: int, **properties: Any) -> Record:
+    return {
+        "category": "GatewayLlmLog",
+        "correlationId": f"gate-{number}",
+        "properties": {"sequenceNumber": sequence, **properties},
+        "resourceId": APIM,
+        "time": "2024-05-17T13:18:02.0000000Z",
+    }
+
+
+HEADED = {
+    "requestId": "chatcmpl-1", "deploymentName": "chat", "modelName": "gpt-4o", "promptTokens": 120,
+    "completionTokens": 34, "totalTokens": 154, "isStreamCompletion": True,
+}  # fmt: skip
+RECORDS = [
+    request(1), request(2, resultSignature="429"), usage(1), gateway(1),
+    llm(1, 0, **HEADED, requestMessages="What"), llm(1, 1, deploymentName="", requestMessages=" is it?"),
+]  # fmt: skip
+
+
+def jsonl(path: Path, records: Iterable[object] = RECORDS) -> Path:
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def row(logs: Logs, correlation_id: str) -> dict[str, Any]:
+    found = logs.table[logs.table["correlation_id"] == correlation_id]
+    (one,) = found.astype(object).where(found.notna(), None).to_dict(orient="records")
+    return {str(name): value for name, value in one.items()}
+
+
+@pytest.fixture
+def expected(tmp_path: Path) -> pd.DataFrame:
+    return sorted_table(read_logs([jsonl(tmp_path / "plain.json")]))
+
+
+def sorted_table(logs: Logs) -> pd.DataFrame:
+    assert logs.skipped == ()
+    return logs.table.sort_values(["service", "correlation_id"], ignore_index=True)
+
+
+def test_a_call_has_one_row_with_what_each_category_says_of_it(tmp_path: Path) -> None:
+    logs = read_logs([jsonl(tmp_path / "logs.json")])
+    one = row(logs, "call-1")
+    assert (one["service"], one["account"], one["status"], one["deployment"]) == (
+        "azure_openai",
+        "CONTOSO",
+        200,
+        "chat",
+    )
+    # By hand from the ticks: not one of their 18 digits is lost.
+    assert one["began_ns"] == (TICKS + 1 - 621_355_968_000_000_000) * 100
+    assert one["ended_ns"] - one["began_ns"] == 1_021_240_000 and one["duration_ms"] == 1021.0
+    assert (one["prompt_tokens"], one["cached_tokens"], one["generated_tokens"]) == (120, 0, 34)
+    assert (one["has_request"], one["has_usage"], one["stream"], one["object_id"]) == (True, True, False, None)
+    assert one["caller_ip"] == "203.0.113.***"
+    two = row(logs, "call-2")
+    assert (two["status"], two["prompt_tokens"], two["has_usage"]) == (429, None, False)
+
+
+def test_a_gateways_call_has_its_back_end_and_what_its_llm_log_counted(tmp_path: Path) -> None:
+    one = row(read_logs([jsonl(tmp_path / "logs.json")]), "gate-1")
+    assert (one["service"], one["account"], one["status"], one["backend_status"]) == ("apim", "GATE", 200, 200)
+    assert (one["duration_ms"], one["backend_ms"], one["backend_request_id"]) == (1100.0, 1030.0, "call-1")
+    assert one["began_ns"] == int(datetime(2024, 5, 17, 13, 18, 1, tzinfo=UTC).timestamp()) * 10**9 + 234_567_800
+    assert (one["response_id"], one["llm_prompt_tokens"], one["llm_total_tokens"]) == ("chatcmpl-1", 120, 154)
+    # Azure OpenAI's own count is another thing, under another name.
+    assert (one["prompt_tokens"], one["stream"], one["pieces"], one["copies"]) == (None, True, 2, 0)
+
+
+def as_document(path: Path) -> None:
+    path.with_suffix(".json").write_text(json.dumps(RECORDS, indent=1))
+
+
+def as_event_hub_batches(path: Path) -> None:
+    for number in range(2):
+        path.with_suffix(f".{number}.json").write_text(json.dumps({"records": RECORDS[number::2]}))
+
+
+def as_batches_a_line(path: Path) -> None:
+    path.with_suffix(".json").write_text("".join(json.dumps({"records": [one]}) + "\n" for one in RECORDS))
+
+
+def as_capture(path: Path) -> None:
+    schema = {
+        "type": "record", "name": "EventData",
+        "fields": [{"name": "Offset", "type": "string"}, {"name": "Body", "type": ["null", "bytes"]}],
+    }  # fmt: skip
+    events = [{"Offset": "1", "Body": json.dumps({"records": RECORDS}).encode()}]
+    with path.with_suffix(".avro").open("wb") as file:
+        fastavro.writer(file, schema, events, codec="deflate")
+
+
+def as_gzip(path: Path) -> None:
+    path.with_suffix(".json.gz").write_bytes(gzip.compress(jsonl(path.with_suffix(".txt")).read_bytes()))
+
+
+def as_marked_lines(path: Path) -> None:
+    jsonl(path)
+    path.with_suffix(".json").write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+
+
+def as_properties_of_the_other_kind(path: Path) -> None:
+    def turned(record: Record) -> Record:
+        properties = record["properties"]
+        return {
+            **record,
+            "properties": json.loads(properties) if isinstance(properties, str) else json.dumps(properties),
+        }
+
+    jsonl(path.with_suffix(".json"), [turned(one) for one in RECORDS])
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        as_document, as_event_hub_batches, as_batches_a_line, as_capture, as_gzip, as_marked_lines,
+        as_properties_of_the_other_kind,
+    ],
+)  # fmt: skip
+def test_the_shape_makes_no_difference(tmp_path: Path, expected: pd.DataFrame, write: Any) -> None:
+    (tmp_path / "shape").mkdir()
+    write(tmp_path / "shape" / "logs")
+    pd.testing.assert_frame_equal(sorted_table(read_logs([tmp_path / "shape"])), expected)
+
+
+def diagnostics_row(record: Record) -> Record:
+    """As a workspace has it: what is a column there and is compared here."""
+    return {
+        "TimeGenerated": record.get("time") or record["EnqueueTime"] + "Z",
+        "_ResourceId": record["resourceId"].lower(),
+        "Category": record["category"],
+        "CorrelationId": record["correlationId"],
+        "DurationMs": record.get("durationMs"),
+        "ResultSignature": record.get("resultSignature", ""),
+        "OperationName": record.get("operationName", ""),
+        "CallerIPAddress": record.get("callerIpAddress", ""),
+        "location_s": record.get("location", ""),
+        "properties_s": record["properties"],
+    }
+
+
+def as_query_result(path: Path, rows: list[Record]) -> None:
+    columns = [{"name": name, "type": "string"} for name in rows[0]]
+    table = {"name": "PrimaryResult", "columns": columns, "rows": [list(one.values()) for one in rows]}
+    path.with_suffix(".json").write_text(json.dumps({"tables": [table]}))
+
+
+def as_cli_list(path: Path, rows: list[Record]) -> None:
+    path.with_suffix(".json").write_text(json.dumps(rows, indent=2))
+
+
+def as_portal_csv(path: Path, rows: list[Record], time: str = "%m/%d/%Y, %I:%M:%S.000 %p", comma: str = ",") -> None:
+    text = io.StringIO()
+    names = {name: "TimeGenerated [UTC]" if name == "TimeGenerated" else name for name in rows[0]}
+    writer = csv.DictWriter(text, list(names.values()), delimiter=comma)
+    writer.writeheader()
+    for one in rows:
+        moment = datetime.fromisoformat(one["TimeGenerated"])
+        writer.writerow({names[name]: value for name, value in {**one, "TimeGenerated": f"{moment:{time}}"}.items()})
+    path.with_suffix(".csv").write_text("\ufeff" + text.getvalue(), encoding="utf-8")
+
+
+@pytest.mark.parametrize("write", [as_query_result, as_cli_list, as_portal_csv])
+def test_a_workspaces_rows_say_the_same(tmp_path: Path, expected: pd.DataFrame, write: Any) -> None:
+    records = RECORDS[:3]
+    (tmp_path / "shape").mkdir()
+    write(tmp_path / "shape" / "logs", [diagnostics_row(one) for one in records])
+    found = sorted_table(read_logs([tmp_path / "shape"]))
+    found["account"] = found["account"].str.upper()
+    wanted = expected[expected["service"] == "azure_openai"].reset_index(drop=True)
+    # The portal leaves out the digits after the milliseconds, and all of them here.
+    compared = [name for name in wanted if name not in ("logged_ns",)]
+    pd.testing.assert_frame_equal(found[compared], wanted[compared])
+
+
+def test_rows_of_the_gateways_tables_are_told_by_their_columns(tmp_path: Path) -> None:
+    gateway_row = {
+        "TimeGenerated": "2024-05-17T13:18:01.2345678Z", "CorrelationId": "gate-1", "ResponseCode": 200,
+        "TotalTime": 1100, "BackendTime": 1030, "BackendResponseHeaders": '{"apim-request-id":"call-1"}',
+        "_ResourceId": APIM.lower(), "LastErrorReason": "Timeout",
+    }  # fmt: skip
+    llm_row = {
+        "TimeGenerated": "2024-05-17T13:18:02Z", "CorrelationId": "gate-1", "DeploymentName": "chat",
+        "PromptTokens": 120, "CompletionTokens": 34, "TotalTokens": 154, "SequenceNumber": 0, "RequestId": "chatcmpl-1",
+    }  # fmt: skip
+    (tmp_path / "rows.json").write_text(json.dumps([gateway_row, llm_row]))
+    one = row(read_logs([tmp_path]), "gate-1")
+    assert (one["status"], one["duration_ms"], one["backend_request_id"]) == (200, 1100.0, "call-1")
+    assert (one["llm_completion_tokens"], one["response_id"], one["error_reason"]) == (34, "chatcmpl-1", "Timeout")
+
+
+@pytest.mark.parametrize(
+    ("text", "day_first", "iso"),
+    [
+        ("9/1/2026, 12:00:00.123 AM", False, "2026-09-01T00:00:00.1230000Z"),
+        ("9/1/2026, 1:02:03 PM", False, "2026-09-01T13:02:03.0000000Z"),
+        ("1.9.2026, 13:02:03,5", True, "2026-09-01T13:02:03.5000000Z"),
+        ("01-09-2026 13:02:03", True, "2026-09-01T13:02:03.0000000Z"),
+        ("1/9/2026, 13:02:03", None, None),
+        ("31/31/2026, 13:02:03", True, None),
+        ("2026-09-01T12:00:00.1234567Z", None, "2026-09-01T12:00:00.1234567Z"),
+    ],
+)
+def test_a_portals_time_is_read_as_its_language_has_it(text: str, day_first: bool | None, iso: str | None) -> None:
+    assert iso_time(text, day_first) == iso
+
+
+@pytest.mark.parametrize(
+    ("time", "comma", "day"),
+    [("%d.%m.%Y %H:%M:%S", ";", 17), ("%d/%m/%Y, %H:%M:%S", ",", 17), ("%m/%d/%Y, %H:%M:%S", ",", 17)],
+)
+def test_which_number_is_the_month_is_told_by_the_file_itself(tmp_path: Path, time: str, comma: str, day: int) -> None:
+    as_portal_csv(tmp_path / "logs", [diagnostics_row(request(1))], time, comma)
+    (logged,) = read_logs([tmp_path]).table["logged_ns"]
+    assert datetime.fromtimestamp(logged / 1e9, UTC) == datetime(2024, 5, day, 13, 18, 25, tzinfo=UTC)
+
+
+def test_a_time_that_could_be_either_day_is_left_out_and_said_so(tmp_path: Path) -> None:
+    early = diagnostics_row(request(1, time="2024-05-07T13:18:25Z"))
+    as_portal_csv(tmp_path / "logs", [early], "%d/%m/%Y, %H:%M:%S")
+    logs = read_logs([tmp_path])
+    assert logs.table["logged_ns"].isna().all() and row(logs, "call-1")["began_ns"] is not None
+    assert [one.why for one in logs.skipped] == ["1 times left out: which number is the month cannot be told"]
+
+
+@pytest.mark.parametrize(
+    ("properties", "prompt", "generated"),
+    [
+        # What is published reads `toint(props.promptTokens)`: of an array that is nothing, and never the count.
+        ({"promptTokens": [120], "generatedTokens": ["34"]}, 120, 34),
+        ({"promptTokens": ["100", 20], "generatedTokens": [30, "4"]}, 120, 34),
+        # And `completionTokens`, which RequestUsage does not have.
+        ({"promptTokens": [120], "completionTokens": [34]}, 120, None),
+        ({"promptTokens": [], "generatedTokens": None}, None, None),
+        ({"promptTokens": 120, "generatedTokens": "34"}, None, None),
+        ({"promptTokens": [120, "many"], "generatedTokens": [[1]]}, None, None),
+        ({"promptTokens": [1.5], "generatedTokens": [10**30]}, None, None),
+    ],
+)
+def test_token_arrays_are_summed_and_nothing_else_is_taken_for_a_count(
+    tmp_path: Path, properties: Record, prompt: int | None, generated: int | None
+) -> None:
+    record = {**usage(1), "properties": json.dumps(properties)}
+    one = row(read_logs([jsonl(tmp_path / "logs.json", [record])]), "call-1")
+    assert (one["prompt_tokens"], one["generated_tokens"]) == (prompt, generated)
+
+
+def test_copies_are_counted_and_those_that_differ_are_marked(tmp_path: Path) -> None:
+    other = request(2, durationMs=5)
+    logs = read_logs(
+        [jsonl(tmp_path / "logs.json", [request(1), request(1), usage(1), request(2), other, *RECORDS[3:]])]
+    )
+    assert logs.duplicates == 2
+    assert (row(logs, "call-1")["copies"], row(logs, "call-1")["differing"]) == (1, False)
+    assert (row(logs, "call-2")["copies"], row(logs, "call-2")["differing"]) == (1, True)
+    assert row(logs, "gate-1")["copies"] == 0
+
+
+def test_what_was_not_read_is_named_with_its_place_and_why(tmp_path: Path) -> None:
+    (tmp_path / "PT1H.json").write_text(
+        "\ufeff" + json.dumps(request(1)) + '\n{"torn": \n\n[]\n{"other": 1}\n' + json.dumps(request(2)) + "\n"
+    )
+    (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "broken.json.gz").write_bytes(gzip.compress(jsonl(tmp_path / "x.txt").read_bytes() * 50)[:-20])
+    (tmp_path / "broken.avro").write_bytes(b"Obj\x01 and no more")
+    (tmp_path / "empty.json").write_text("")
+    logs = read_logs([tmp_path])
+    assert set(logs.table["correlation_id"]) >= {"call-1", "call-2"}
+    said = {(Path(one.file).name, one.line): one.why for one in logs.skipped}
+    assert said["PT1H.json", 2] == "torn, or no JSON"
+    assert said["PT1H.json", 4] == "no JSON object"
+    assert said["PT1H.json", 5] == "no log record: neither category nor correlation id"
+    assert said["notes.csv", None].startswith("no log of Azure")
+    assert said["broken.json.gz", None].startswith("the gzip is broken")
+    assert said["broken.avro", None].startswith("the Avro is")
+    assert len(said) == logs.skipped_lines == 6
+
+
+def test_a_file_that_unpacks_to_a_thousand_times_its_size_is_no_log(tmp_path: Path) -> None:
+    (tmp_path / "bomb.json.gz").write_bytes(gzip.compress(b" " * 64 * 1024**2))
+    schema = {"type": "record", "name": "E", "fields": [{"name": "Body", "type": "bytes"}]}
+    with (tmp_path / "bomb.avro").open("wb") as file:
+        fastavro.writer(file, schema, [{"Body": b" " * 64 * 1024**2}], codec="deflate")
+    logs = read_logs([tmp_path])
+    assert ["bomb" in one.why for one in logs.skipped] == [True, True] and logs.table.empty
+
+
+def test_the_audit_is_beside_the_calls_as_it_has_no_correlation_id(tmp_path: Path) -> None:
+    audit = {
+        "category": "Audit", "operationName": "ListKey", "properties": {"objectId": "someone"},
+        "resourceId": ACCOUNT, "time": "2024-04-17T06:03:30.0000000Z",
+    }  # fmt: skip
+    logs = read_logs([jsonl(tmp_path / "logs.json", [audit, request(1)])])
+    assert logs.audit[["operation", "account", "object_id"]].to_numpy().tolist() == [["ListKey", "CONTOSO", "someone"]]
+    by_category = logs.categories.set_index("category")
+    assert by_category.loc["Audit", "without_id"] == 1 and len(logs.table) == 1
+
+
+def test_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:
+    table = read_logs([jsonl(tmp_path / "logs.json")], ["prompt_tokens"]).table
+    assert set(table) & set(COLUMNS) == {"prompt_tokens"} and list(table["prompt_tokens"].dropna()) == [120]
+
+
+def test_no_logs_at_all_are_an_empty_table_with_every_column(tmp_path: Path) -> None:
+    logs = read_logs([tmp_path])
+    assert logs.table.empty and set(COLUMNS) <= set(logs.table) and logs.requests.empty
+
+
+def test_a_source_that_is_not_there_ends_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(LogsError, match="no such log file or folder"):
+        read_logs([tmp_path / "nowhere"])
+
+
+plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8)
+values = plain | st.lists(plain, max_size=2) | st.dictionaries(st.text(max_size=5), plain, max_size=2)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.dictionaries(st.sampled_from([*request(1), "TimeGenerated"]), values, max_size=4), max_size=3))
+def test_no_record_however_odd_ends_the_reading(tmp_path_factory: pytest.TempPathFactory, odd: list[Record]) -> None:
+    folder = tmp_path_factory.mktemp("odd")
+    logs = read_logs([jsonl(folder / "logs.json", [request(1), *odd])])
+    assert "call-1" in set(logs.table["correlation_id"])
+
+
+def test_a_record_of_the_export_is_no_row_of_a_table() -> None:
+    assert from_row(request(1)) == request(1)
+
+
+def test_the_published_example_of_a_usage_record_is_read(tmp_path: Path) -> None:
+    shared = Path(__file__).parents[2] / "shared" / "fixtures" / "requestusage_schema.json"
+    if not shared.exists():
+        pytest.skip("no fixtures here")
+    example = json.loads(shared.read_text())["synthetic_example"]
+    (one,) = read_logs([jsonl(tmp_path / "logs.json", [example])]).table.to_dict(orient="records")
+    assert (one["prompt_tokens"], one["generated_tokens"], one["account"]) == (120, 34, "X")
