@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analysis.stats import quantile
-from probe.application import CANCELLED, DROPPED, ApplicationCall, decode
+from probe.application import CANCELLED, DROPPED, ApplicationCall
+from probe.journal import read_applications
 
 
 class View(NamedTuple):
@@ -25,7 +26,7 @@ class View(NamedTuple):
 
 def read_view(folder: Path) -> View | None:
     """None where the run had no application."""
-    calls, skipped = _read(folder)
+    calls, skipped = read_applications(folder)
     if not calls and not skipped:
         return None
     return View(
@@ -40,18 +41,6 @@ def read_view(folder: Path) -> View | None:
         ],
         skipped=skipped,
     )
-
-
-def _read(folder: Path) -> tuple[list[ApplicationCall], int]:
-    calls: list[ApplicationCall] = []
-    skipped = 0
-    for path in sorted(folder.glob("application-*.jsonl")):
-        for line in path.read_bytes().splitlines():
-            try:
-                calls.append(decode(line))
-            except ValueError:
-                skipped += 1
-    return calls, skipped
 
 
 _COLUMNS = [

@@ -8,7 +8,6 @@ import gc
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from functools import cached_property
 from itertools import chain, cycle
 from pathlib import Path
 
@@ -27,9 +26,10 @@ from locustfiles._arrivals import (
 from locustfiles._hub import HubWaiting
 from locustfiles._options import Options
 from locustfiles._watchdog import Watchdog
+from probe.application import ApplicationCall
 from probe.client import Client
 from probe.journal import Journal, Run
-from probe.prompts import Mix
+from probe.prompts import Ask, Mix
 from probe.record import ObservedCall
 from probe.target import Target
 
@@ -46,7 +46,8 @@ class Load:
         self.mix = Mix(options.mix, options.stream_share, f"{options.seed}-{share.number}")
         self.began = time.perf_counter_ns() - (time.time_ns() - run.wall_ns)
         self.journal = Journal(run)
-        # How many calls were scheduled (open model), sent and dropped, and how many first tokens timed and tainted.
+        # How many calls were scheduled (open model), sent and dropped, the checks before the run apart, and how many
+        # first tokens timed and tainted.
         self.tally: Counter[str] = Counter()
         # The open model: what is due, and room for calls in flight.
         self.is_open = options.is_open
@@ -67,9 +68,7 @@ class Load:
         gc.set_threshold(*_RARELY)
 
     def close(self) -> None:
-        self.journal.close()
-        if "application" in vars(self):
-            self.application.close()
+        self.journal.close(self.tally["scheduled"] if self.is_open else None)
         self._watchdog.stop()
         gc.set_threshold(*self._usually)
         gc.unfreeze()
@@ -77,11 +76,6 @@ class Load:
     @property
     def token(self) -> Callable[[], str] | None:
         return self._token
-
-    @cached_property
-    def application(self) -> Journal:
-        """Of what applications saw; its file is there from the first use on. Raises `JournalError`."""
-        return Journal(self.run, "application")
 
     def next_target(self) -> Target:
         return next(self._targets)
@@ -123,12 +117,24 @@ class Load:
         self.in_hand -= 1
         self._arrivals = chain([arrival], self._arrivals)
 
-    def append(self, call: ObservedCall) -> None:
+    def note(self, target: Target, ask: Ask, scheduled: float | None, *, application: bool = False) -> int:
+        """Before a call is sent; its number, for `append`. Raises `JournalError`."""
+        seq = self.journal.send(
+            target.name,
+            "embeddings" if target.surface == "embeddings" else "chat",
+            scheduled=scheduled,
+            traffic=ask.traffic,
+            expected_tokens=ask.prompt.input_tokens + (0 if target.surface == "embeddings" else ask.prompt.max_tokens),
+            application=application,
+        )
+        self.tally["sent"] += 1
+        return seq
+
+    def append(self, call: ObservedCall | ApplicationCall, seq: int | None = None) -> None:
         """Raises `JournalError`."""
-        self.journal.append(call)
-        if call.outcome == "dropped_not_sent":
-            self.tally["dropped"] += 1
-        if call.tainted is not None:
+        self.journal.append(call, seq)
+        self.tally["dropped"] += call.duration is None
+        if isinstance(call, ObservedCall) and call.tainted is not None:
             self.tally["first_tokens"] += 1
             self.tally["tainted"] += call.tainted
 

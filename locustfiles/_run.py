@@ -19,10 +19,10 @@ from typing import Any, NoReturn
 
 import gevent
 import msgspec
+from gevent import GreenletExit
 from locust import events
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
-from locust.exception import StopUser
 from locust.rpc import Message
 from locust.runners import (
     STATE_CLEANUP,
@@ -137,9 +137,9 @@ class Session:
         load.close()
         runner = self.environment.runner
         if isinstance(runner, WorkerRunner):
-            runner.send_message(_TALLY, {**load.tally, "calls": load.journal.calls})
+            runner.send_message(_TALLY, {**load.tally, **records(load)})
             return
-        tally = load.tally + self._workers_tally + Counter(calls=load.journal.calls)
+        tally = load.tally + self._workers_tally + records(load)
         try:
             end_run(load.run, self._how, counts(tally, self.options.is_open))
         except JournalError as error:
@@ -339,17 +339,21 @@ def progress_line(environment: Environment, seconds: float) -> str:
     return line
 
 
+def records(load: Load) -> Counter[str]:
+    return Counter({kind: load.journal.counts[kind] for kind in ("calls", "applications")})
+
+
 def counts(tally: Counter[str], is_open: bool) -> dict[str, int]:
     """What `run.json` says of a run's calls. `calls` are the journal's, with the checks before the run."""
     names = ("calls", *(("scheduled", "sent", "dropped") if is_open else ("sent",)), "first_tokens", "tainted")
-    application = ("application",) if tally["application"] else ()
+    application = ("applications",) if tally["applications"] else ()
     return {name: tally[name] for name in (*names, *application)}
 
 
 def closing_lines(tally: Counter[str], options: Options) -> Iterator[str]:
     """What the run can prove of itself."""
     if options.is_open:
-        others = f", {tally['application']} the application's" if tally["application"] else ""
+        others = f"; {tally['applications']} the application's" if tally["applications"] else ""
         yield f"{tally['scheduled']} calls were due: {tally['sent']} sent, {tally['dropped']} dropped{others}"
     if tally["dropped"]:
         yield f"dropped: {options.max_in_flight} calls were open in a process; --max-in-flight allows more"
@@ -382,7 +386,7 @@ def add_options(parser: LocustArgumentParser) -> None:
 
 
 def running() -> Load:
-    """The run that is on. Where there is none, because it could not begin, the user that asks stops."""
+    """The run that is on. Where there is none, because it could not begin, the user that asks ends."""
     if session.load is None:
-        raise StopUser
+        raise GreenletExit
     return session.load

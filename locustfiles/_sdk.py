@@ -14,7 +14,7 @@ from locust.exception import StopUser
 from locustfiles._arrivals import Arrival
 from locustfiles._load import Load
 from locustfiles._run import running, session
-from locustfiles._user import AzureOpenAIUser
+from locustfiles._user import AzureOpenAIUser, note
 from probe.application import ApplicationCall
 from probe.journal import JournalError
 from probe.prompts import Ask
@@ -37,8 +37,9 @@ class SDKUser(AzureOpenAIUser):
         for target in load.targets:
             self.sdk.prepare(target)
         self._idle: list[SDKClient] = []
+        self._at_its_end.callback(self._close)
 
-    def on_stop(self) -> None:
+    def _close(self) -> None:
         for client in (self.sdk, *self._idle):
             client.close()
 
@@ -79,21 +80,21 @@ def observe(
 ) -> ApplicationCall:
     """One call, on record. Raises `StopUser` where the record cannot be kept, and what interrupted the call."""
     load = running()
+    seq = note(load, target, ask, scheduled, application=True)
     call = client.observe(target, ask.prompt, stream=ask.stream, traffic=ask.traffic, scheduled=scheduled)
-    keep(environment, load, call)
+    keep(environment, load, call, seq)
     if client.interrupt is not None:
         raise client.interrupt
     return call
 
 
-def keep(environment: Environment, load: Load, call: ApplicationCall) -> None:
+def keep(environment: Environment, load: Load, call: ApplicationCall, seq: int | None = None) -> None:
     """Raises `StopUser` where the journal cannot be written, which stops the whole run."""
     try:
-        load.application.append(call)
+        load.append(call, seq)
     except JournalError as error:
         session.fail(error)
         raise StopUser from None
-    load.tally["application"] += 1
     count(environment, call)
 
 

@@ -5,6 +5,7 @@ it and leaves the interrupt in `client.interrupt`, and nothing between the two c
 another greenlet). Only then does the user end.
 """
 
+from contextlib import ExitStack
 from typing import Any
 
 from gevent import GreenletExit
@@ -38,9 +39,11 @@ class AzureOpenAIUser(User):
     def __init__(self, environment: Environment) -> None:
         super().__init__(environment)
         self._told_to_stop = Event()
+        self._at_its_end = ExitStack()
 
     def on_start(self) -> None:
         self.client: Client = running().client()
+        self._at_its_end.callback(self.client.close)
 
     def stop(self, force: bool = False) -> bool:
         killed = super().stop(force)
@@ -48,7 +51,7 @@ class AzureOpenAIUser(User):
         return bool(killed)
 
     def on_stop(self) -> None:
-        self.client.close()
+        self._at_its_end.close()
 
     def call(self, target: Target, ask: Ask) -> ObservedCall:
         """One call of the closed model. After one without an answer the user pauses, or it would hammer on."""
@@ -104,18 +107,27 @@ def observe(
 ) -> ObservedCall:
     """One call, on record. Raises `StopUser` where the record cannot be kept, and what interrupted the call."""
     load = running()
-    load.tally["sent"] += 1
+    seq = note(load, target, ask, scheduled)
     call = client.observe(target, ask.prompt, stream=ask.stream, traffic=ask.traffic, scheduled=scheduled)
-    keep(environment, load, call)
+    keep(environment, load, call, seq)
     if client.interrupt is not None:
         raise client.interrupt
     return call
 
 
-def keep(environment: Environment, load: Load, call: ObservedCall) -> None:
+def note(load: Load, target: Target, ask: Ask, scheduled: float | None, *, application: bool = False) -> int:
+    """A call about to be sent. Raises `StopUser` where the journal cannot be written, which stops the whole run."""
+    try:
+        return load.note(target, ask, scheduled, application=application)
+    except JournalError as error:
+        session.fail(error)
+        raise StopUser from None
+
+
+def keep(environment: Environment, load: Load, call: ObservedCall, seq: int | None = None) -> None:
     """Raises `StopUser` where the journal cannot be written, which stops the whole run."""
     try:
-        load.append(call)
+        load.append(call, seq)
     except JournalError as error:
         session.fail(error)
         raise StopUser from None

@@ -51,7 +51,7 @@ class ApplicationCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
 
     run_id: str | None = field(default=None, name="probe.run.id")
     worker_id: str | None = field(default=None, name="probe.worker.id")
-    # Gapless within one worker process, from 1; not the numbers of its `ObservedCall`s.
+    # Gapless within one worker process, from 1, with its `ObservedCall`s (`probe.trace`).
     seq: int | None = field(default=None, name="probe.seq")
 
     target: str = field(name="probe.target")
@@ -85,6 +85,10 @@ class ApplicationCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     cached_tokens: int | None = field(default=None, name="gen_ai.usage.cache_read.input_tokens")
     reasoning_tokens: int | None = field(default=None, name="gen_ai.usage.reasoning.output_tokens")
     finish_reasons: tuple[str, ...] = field(default=(), name="gen_ai.response.finish_reasons")
+
+    # The journal's, of the line (`probe.lines`): always the last two keys.
+    line: int | None = field(default=None, name="probe.line")
+    crc32: str | None = field(default=None, name="probe.crc32")
 
     def __post_init__(self) -> None:
         if (self.duration is None) != (self.error_type == DROPPED) or (self.duration or 0) < 0:

@@ -88,7 +88,7 @@ class ObservedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
 
     run_id: str | None = field(default=None, name="probe.run.id")
     worker_id: str | None = field(default=None, name="probe.worker.id")
-    # Gapless within one worker process, from 1.
+    # Gapless within one worker process, from 1, in the order of sending (`probe.trace`).
     seq: int | None = field(default=None, name="probe.seq")
 
     target: str = field(name="probe.target")
@@ -156,6 +156,10 @@ class ObservedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     finish_reasons: tuple[str, ...] = field(default=(), name="gen_ai.response.finish_reasons")
     # `apim-request-id`: the CorrelationId of the resource's diagnostic log.
     service_request_id: str | None = field(default=None, name="azure.service.request.id")
+
+    # The journal's, of the line (`probe.lines`): always the last two keys.
+    line: int | None = field(default=None, name="probe.line")
+    crc32: str | None = field(default=None, name="probe.crc32")
 
     def __post_init__(self) -> None:
         if self.status_code is None and self.error_type is None:

@@ -71,7 +71,7 @@ def write_run(folder: Path, calls: Iterable[ObservedCall], *, how: str | None = 
         journal.append(one)
     journal.close()
     if how is not None:
-        end_run(run, how, {"calls": journal.calls})
+        end_run(run, how, dict(journal.counts))
     return Path(run.folder)
 
 

@@ -12,7 +12,8 @@ ROOT = Path(__file__).parents[1]
 ROWS = (
     "probe/secrecy.py",
     "probe/record.py probe/sse.py probe/target.py probe/prompts.py probe/headers.py probe/errors.py"
-    " probe/escaping.py probe/stamps.py probe/waiting.py probe/ranks.py probe/definitions.py probe/image_size.py",
+    " probe/escaping.py probe/stamps.py probe/waiting.py probe/lines.py probe/trace.py"
+    " probe/ranks.py probe/definitions.py probe/image_size.py",
     "probe/bodies.py probe/channel.py probe/prices.py probe/application.py probe/shares.py probe/headroom.py"
     " probe/seen.py locustfiles/_hub.py locustfiles/_watchdog.py",
     "probe/counting.py probe/dialing.py analysis/frames.py analysis/log_shapes.py",
