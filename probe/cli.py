@@ -9,18 +9,19 @@ What a command needs is imported when it runs, so that `--help` and completion a
 """
 
 import sys
-from contextlib import ExitStack
+from collections.abc import Callable, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
 if TYPE_CHECKING:
-    from probe.record import ObservedCall
+    from probe.look import Settings
 
 _EPILOG = """\b
 Exit codes: 0 answered, 2 a setting is wrong, 3 cannot reach the target, 4 refused (key, deployment, request),
-5 a broken reply or server error, 6 throttled, 130 interrupted."""
+5 a broken reply or server error, 6 throttled, 7 an assertion failed, 130 interrupted."""
+_FORMS = ("text", "json", "jsonl", "table", "tsv", "none")
 
 _DEFAULT = "look"
 # Where each command lives, and what `probe --help` says of it without importing it.
@@ -71,15 +72,49 @@ class _Look(click.Command):
     context_class = _DefaultContext
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        super().format_options(ctx, formatter)
+        sections: dict[str, list[tuple[str, str]]] = {}
+        for option in self.get_params(ctx):
+            if isinstance(option, click.Option) and (shown := option.get_help_record(ctx)) is not None:
+                sections.setdefault(getattr(option, "section", _OUT), []).append(shown)
+        for title, rows in sections.items():
+            with formatter.section(title):
+                formatter.write_dl(rows)
         if _ELSEWHERE:
             with formatter.section("Commands"):
                 formatter.write_dl([(name, meaning) for name, (_, meaning) in _ELSEWHERE.items()])
 
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+class _Option(click.Option):
+    """An option that says under which title of the help it stands."""
+
+    def __init__(self, names: Sequence[str], section: str, **rest: Any) -> None:
+        super().__init__(names, **rest)
+        self.section = section
+
+
+def _option(section: str, *names: str, **rest: Any) -> Callable[[_Function], _Function]:
+    return click.option(*names, cls=_Option, section=section, **rest)
+
+
+def _target_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
+    """For the shell to complete; a configuration that is wrong completes to nothing."""
+    from probe.target import SettingsError, configured
+
+    try:
+        return [name for name in configured() if name.startswith(incomplete)]
+    except SettingsError:
+        return []
+
+
 @click.group(cls=_Probe)
 def probe() -> None:
     pass
+
+
+_ASK, _MODE, _OUT = "What is asked", "Instead of one look", "What comes out"
 
 
 @probe.command(
@@ -88,59 +123,53 @@ def probe() -> None:
     epilog=_EPILOG,
     context_settings={"auto_envvar_prefix": "HEADROOM_PROBE", "show_default": True},
 )
-@click.argument("target", required=False)
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="json: one record a call")
-@click.option("--input-tokens", default=32, type=click.IntRange(8, 1_000_000), help="size of the prompt")
-@click.option("--max-tokens", default=32, type=click.IntRange(1, 1_000_000), help="the most the answer may be")
-@click.option("--timeout", default=60.0, type=click.FloatRange(0.1, 86_400), help="seconds after which to give up")
-def look(target: str | None, output: str, input_tokens: int, max_tokens: int, timeout: float) -> NoReturn:
+@click.argument("target", required=False, shell_complete=_target_names)
+@_option(_ASK, "--deployment", help="another deployment than the target's")
+@_option(_ASK, "--stream/--no-stream", default=None, help="streaming calls only, or none")
+@_option(_ASK, "--prompt", help="a text to send; without it one of --input-tokens is made")
+@_option(_ASK, "--input-tokens", default=32, type=click.IntRange(8, 1_000_000), help="size of the prompt")
+@_option(_ASK, "--max-tokens", default=32, type=click.IntRange(1, 1_000_000), help="the most the answer may be")
+@_option(_ASK, "-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="a header to send besides")
+@_option(_ASK, "--timeout", default=60.0, type=click.FloatRange(0.1, 86_400), help="seconds after which to give up")
+@_option(_MODE, "--offline", is_flag=True, help="print the exact request, secrets masked, and send nothing")
+@_option(_MODE, "--curl", is_flag=True, help="print it as a curl command, and send nothing")
+@_option(_OUT, "-o", "--output", type=click.Choice(_FORMS), default="text", help="json, jsonl: one record a call")
+@_option(_OUT, "--query", metavar="JMESPATH", help="of each record; printed as JSON, or as -o says")
+@_option(_OUT, "--assert", "assertions", multiple=True, metavar="EXPR", help="exit with 7 unless it holds; repeatable")
+def look(target: str | None, **options: Any) -> NoReturn:
     """Make one streaming and one other call to TARGET and show every header that comes back.
+
+    \b
+    probe                          the configured target, or the simulator
+    probe apim                     the target of this name
+    probe -o json | jq             the records themselves
+    probe --assert 'status == 200 and h["x-ms-region"] == "Sweden Central"'
 
     TARGET is a name from targets.toml; without it, the target of AZURE_OPENAI_ENDPOINT, AZURE_OPENAI_API_KEY,
     AZURE_OPENAI_DEPLOYMENT and OPENAI_API_VERSION. Where none is configured, the simulator is started and called.
-
-    \b
-    probe                 the configured target, or the simulator
-    probe apim            the target of this name
-    probe -o json | jq    the records themselves
     """
-    from probe.advice import advice, exit_code
-    from probe.calling import choose, client_for, say, targets
-    from probe.prompts import numbered
+    from probe import look as looking
 
-    prompt = numbered(1, input_tokens, max_tokens)
-    with ExitStack() as stack:
-        chosen = choose(targets(stack), target)
-        client = client_for([chosen], timeout, stack)
-        codes = []
-        above = None
-        for stream in (True, False):
-            call = client.observe(chosen, prompt, stream=stream)
-            _show(call, output, above)
-            above = call
-            if mend := advice(call, chosen):
-                say(mend)
-            codes.append(exit_code(call))
-            if client.interrupt is not None:
-                break
-    sys.exit(max(codes))
+    settings = _settings(target, options)
+    if options["offline"] or options["curl"]:
+        sys.exit(looking.not_sent(settings, "curl" if options["curl"] else "request"))
+    sys.exit(looking.look(settings))
+
+
+def _settings(target: str | None, options: dict[str, Any]) -> "Settings":
+    from probe.look import Settings, checked_assertion, checked_query
+    from probe.settings import Asked, header
+
+    asked = {name: options[name] for name in ("deployment", "prompt", "input_tokens", "max_tokens", "stream")}
+    return Settings(
+        target=target,
+        asked=Asked(**asked, headers=tuple(header(text) for text in options["headers"])),
+        output=options["output"],
+        query=checked_query(options["query"]),
+        assertions=tuple(checked_assertion(text) for text in options["assertions"]),
+        timeout=options["timeout"],
+    )
 
 
 def main() -> None:
     probe(prog_name="probe")
-
-
-def _show(call: "ObservedCall", output: str, above: "ObservedCall | None") -> None:
-    from probe.record import encode
-
-    if output == "json":
-        click.echo(encode(call))
-        return
-    from rich.console import Console
-
-    from probe.render import render_call
-    from probe.seen import remember
-
-    if above is not None:
-        click.echo()
-    render_call(call, Console(), above=above, news=remember(call))
