@@ -3,6 +3,7 @@
 import json
 import os
 import sys
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,9 +13,11 @@ from probe.advice import EXIT_DISK, EXIT_SETTINGS
 from probe.journal import JournalError, write_whole
 
 if TYPE_CHECKING:
+    from analysis.output import Output, Result
     from analysis.runs import Run
 
 REPORT = "report.html"
+OUTPUTS = ("table", "json", "md")
 
 
 @click.group(context_settings={"auto_envvar_prefix": "HEADROOM_ANALYSIS"})
@@ -57,6 +60,37 @@ def report(run: Path | None, logs: tuple[Path, ...], output: str) -> None:
         click.echo(json.dumps(as_json(findings, _from_here(path)), indent=2))
     else:
         click.echo(text(findings, _from_here(path)))
+
+
+@analysis.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", show_default=True)
+def throttling(runs: tuple[Path, ...], output: "Output") -> None:
+    """What refused calls of each RUN (by default the newest), and which limiter was behind it.
+
+    Refusals by cause, target and minute; whether waiting as long as they asked was enough; and from the replies'
+    headers the limiter itself: its model, window, charge and limit.
+    """
+    from analysis.signals import LIMIT_HEADERS
+    from analysis.throttling import analyse, as_result
+
+    _each(runs, output, lambda run: as_result(analyse(run.calls)), LIMIT_HEADERS)
+
+
+def _each(
+    runs: tuple[Path, ...], output: "Output", analyse: Callable[["Run"], "Result"], headers: Iterable[str] = ()
+) -> None:
+    """Prints the result of each run, as JSON one object, or a list of them for several."""
+    from analysis.output import render_runs
+    from analysis.runs import RunError, newest_run, read_run
+
+    try:
+        folders = runs or (newest_run(Path(os.environ.get("HEADROOM_RESULTS") or "results")),)
+        found = (read_run(folder, headers) for folder in folders)
+        results = [(run.name, analyse(run)) for run in found]
+    except RunError as error:
+        _fail(str(error), EXIT_SETTINGS)
+    click.echo(render_runs(results, output))
 
 
 def _existing(folder: Path) -> Path:

@@ -6,24 +6,15 @@ themselves: numbers unrounded, null for what is not known.
 
 import json
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple
 
-import click
 import pandas as pd
 from rich.cells import cell_len
 
 from probe.escaping import printable
 
 Output = Literal["json", "table", "md"]
-output_option = click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "json", "md"]),
-    default="table",
-    show_default=True,
-    help="for a person, a script, or a page",
-)
 
 
 class Table(NamedTuple):
@@ -48,6 +39,17 @@ def render(result: Result, output: Output) -> str:
     lines = [printable(line) for line in result.lines]
     said = "\n".join(lines if output == "table" else [f"- {_escaped(line)}" for line in lines])
     return "\n\n".join(part for part in (said, *(_section(table, output) for table in result.tables.values())) if part)
+
+
+def render_runs(results: Sequence[tuple[str, Result]], output: Output) -> str:
+    """Of runs and their results; as JSON one object, which names its `run`, or a list of them for several."""
+    if output == "json":
+        found = [{"run": name, **as_json(result)} for name, result in results]
+        return json.dumps(found[0] if len(found) == 1 else found, indent=2)
+    if len(results) == 1:
+        return render(results[0][1], output)
+    mark = "## " if output == "md" else ""
+    return "\n\n".join(f"{mark}{printable(name)}\n\n{render(result, output)}" for name, result in results)
 
 
 def as_json(result: Result) -> dict[str, Any]:

@@ -1,16 +1,61 @@
-"""Which limit refused calls, where, since when, and how long it asked to wait."""
+"""What refused calls, where and since when, what it cost, and which limiter was behind it.
 
+A refusal is a 429, whoever sent it, or a gateway's 503 where none of its pool's back ends would take the call (`pool`).
+Tokens are what the service billed, where a call was answered; of the others nobody knows more than what was asked for:
+`estimated` is the prompt as planned and the answer at its longest.
+"""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
+from analysis.limiter import Bracket, Limiter, Meter, infer
+from analysis.output import Result, Table
+from analysis.signals import admitted, promised, refused_by, signals
 from analysis.stats import quantile
+
+# A refusal is over when nothing was refused for so many seconds.
+_EPISODE_GAP = 5.0
+
+Flags = NDArray[np.bool_]
+Floats = NDArray[np.float64]
+
+
+class Throttling(NamedTuple):
+    """Frames, a row each; times in seconds.
+
+    causes      target and cause: refused, calls, share (0 to 1), first (into the run), retry_after_p50 and _max
+    limiters    deployment: what `infer` says, in words and numbers
+    minutes     target and minute of the run: calls and tokens, offered_estimated, admitted_billed, refused_estimated
+    promises    target and cause: how many refusals asked to wait, promised_p50, kept (share of those after which the
+                next call was admitted), and the wait that was enough: above enough_low_p50, at most enough_high_p50
+    episodes    target and cause: spells of refusals, how long they lasted, and the time to the next admitted call
+    """
+
+    causes: pd.DataFrame
+    limiters: pd.DataFrame
+    minutes: pd.DataFrame
+    promises: pd.DataFrame
+    episodes: pd.DataFrame
+
+
+def analyse(calls: pd.DataFrame) -> Throttling:
+    """`calls` as `read_run` gives them with `signals.LIMIT_HEADERS`."""
+    calls = calls.assign(cause=refused_by(calls))
+    return Throttling(by_cause(calls), _limiters(calls), _minutes(calls), _promises(calls), _episodes(calls))
 
 
 def by_cause(calls: pd.DataFrame) -> pd.DataFrame:
     """One row a target and cause: refused, calls of the target, the share refused (0 to 1), first (seconds into the
     run), and the median and largest Retry-After in seconds (None where none was sent)."""
+    if "cause" not in calls:
+        calls = calls.assign(cause=refused_by(calls))
     totals = calls["target"].value_counts().to_dict()
     rows = []
-    for (target, cause), part in calls[calls["group"] == "throttled"].groupby(["target", "throttle_kind"], sort=True):
+    for (target, cause), part in calls[calls["cause"].notna()].groupby(["target", "cause"], sort=True):
         rows.append(
             {
                 "target": target,
@@ -25,3 +70,185 @@ def by_cause(calls: pd.DataFrame) -> pd.DataFrame:
         )
     columns = ["target", "cause", "refused", "calls", "share", "first", "retry_after_p50", "retry_after_max"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _limiters(calls: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for (target, deployment, region), part in signals(calls):
+        found = infer(part)
+        about = {"target": target, "deployment": deployment, "region": region or None, "headers": found.generation}
+        rows += [{**about, **row} for row in _rows(found)]
+    columns = ["target", "deployment", "region", "headers", *_LIMITER_COLUMNS]
+    return pd.DataFrame(rows, columns=columns)
+
+
+_LIMITER_COLUMNS = [
+    *("limit", "model", "window", "charge", "per_minute", "per_minute_low", "per_minute_high"),
+    *("output_weight", "explained", "steps", "reductions"),
+]
+
+
+def _rows(found: Limiter) -> Iterator[dict[str, object]]:
+    if found.bucket is not None:
+        bucket = found.bucket
+        yield {
+            "limit": "utilization",
+            "model": "leaky bucket",
+            "window": bucket.seconds.value,
+            "charge": "prompt - cached + weight x max_tokens, corrected at the end",
+            "per_minute": bucket.per_minute.value,
+            "per_minute_low": bucket.per_minute.low,
+            "per_minute_high": bucket.per_minute.high,
+            "output_weight": bucket.output_weight.value,
+            "steps": bucket.steps,
+        }
+    for meter in (found.tokens, found.requests):
+        if meter is not None:
+            lowered = [reduction.share for reduction in found.reductions if reduction.limit == meter.limit]
+            yield _meter_row(meter) | {"reductions": lowered}
+
+
+def _meter_row(meter: Meter) -> dict[str, object]:
+    seconds = meter.window_seconds
+    measured = Bracket(None, None) if seconds is None else Bracket(*(_a_minute(end, seconds) for end in meter.measured))
+    return {
+        "limit": meter.limit,
+        "model": meter.model,
+        "window": seconds,
+        "charge": meter.rule or (" or ".join(meter.rules) or None),
+        "per_minute": meter.per_minute,
+        "per_minute_low": measured.low,
+        "per_minute_high": measured.high,
+        "explained": meter.explained,
+        "steps": meter.steps,
+    }
+
+
+def _a_minute(amount: float | None, seconds: float) -> float | None:
+    return None if amount is None else amount * 60 / seconds
+
+
+def _minutes(calls: pd.DataFrame) -> pd.DataFrame:
+    planned = calls["prompt_id"].str.extract(r"^(\d+)-\d+$", expand=False)
+    asked = pd.to_numeric(planned, errors="coerce") + calls["request_max_tokens"].astype("float64").fillna(0)
+    billed = calls["input_tokens"].astype("float64").fillna(0) + calls["output_tokens"].astype("float64").fillna(0)
+    refused = calls["cause"].notna()
+    table = pd.DataFrame(
+        {
+            "target": calls["target"],
+            "minute": (calls["at"] // 60).astype("int64"),
+            "offered": 1,
+            "admitted": admitted(calls).astype("int64"),
+            "refused": refused.astype("int64"),
+            "offered_estimated_tokens": asked,
+            "admitted_billed_tokens": billed,
+            "refused_estimated_tokens": asked.where(refused, 0.0),
+        }
+    )
+    return table.groupby(["target", "minute"], sort=True, as_index=False).sum()
+
+
+class _Timeline(NamedTuple):
+    """A target's calls in order of issue."""
+
+    at: Floats
+    admitted: Flags
+    refused: Flags
+
+
+def _timelines(calls: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame, _Timeline]]:
+    """Target, cause, the calls that it refused, and all of the target's."""
+    ordered = calls[calls["duration"].notna()].sort_values("at", kind="stable")
+    for target, part in ordered.groupby("target", sort=True):
+        at = part["at"].to_numpy(dtype="float64")
+        line = _Timeline(at, admitted(part).to_numpy(), part["cause"].notna().to_numpy())
+        for cause, refused in part[part["cause"].notna()].groupby("cause", sort=True):
+            yield str(target), str(cause), refused, line
+
+
+def _promises(calls: pd.DataFrame) -> pd.DataFrame:
+    rows = [_promise(*found) for found in _timelines(calls)]
+    columns = ["target", "cause", "refused", "promised", "promised_p50", "tried", "kept"]
+    return pd.DataFrame(rows, columns=[*columns, "enough_low_p50", "enough_high_p50"])
+
+
+def _promise(target: str, cause: str, refused: pd.DataFrame, line: _Timeline) -> dict[str, object]:
+    at = refused["at"].to_numpy(dtype="float64")
+    waits = promised(refused)
+    due = np.searchsorted(line.at, at + waits.to_numpy(dtype="float64", na_value=np.nan))
+    tried = waits.notna().to_numpy() & (due < len(line.at))
+    low, high = _enough(at, line)
+    return {
+        "target": target,
+        "cause": cause,
+        "refused": len(refused),
+        "promised": int(waits.notna().sum()),
+        "promised_p50": quantile(waits, 0.5),
+        "tried": int(tried.sum()),
+        "kept": float(line.admitted[due[tried]].mean()) if tried.any() else None,
+        "enough_low_p50": quantile(low, 0.5),
+        "enough_high_p50": quantile(high, 0.5),
+    }
+
+
+def _enough(at: Floats, line: _Timeline) -> tuple[pd.Series, pd.Series]:
+    """From each refusal to the last one after it before a call was admitted, and to that call."""
+    admitted, refused = line.at[line.admitted], line.at[line.refused]
+    following = np.searchsorted(admitted, at, side="right")
+    known = following < len(admitted)
+    until = admitted[following[known]]
+    last = refused[np.searchsorted(refused, until) - 1]
+    return pd.Series(last - at[known]), pd.Series(until - at[known])
+
+
+def _episodes(calls: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for target, cause, refused, line in _timelines(calls):
+        at = refused["at"].to_numpy(dtype="float64")
+        starts = np.flatnonzero(np.diff(at, prepend=-np.inf) > _EPISODE_GAP)
+        ends = np.append(starts[1:], len(at)) - 1
+        _, recovery = _enough(at[ends], line)
+        lasted = pd.Series(at[ends] - at[starts])
+        rows.append(
+            {
+                "target": target,
+                "cause": cause,
+                "first": float(at[0]),
+                "episodes": len(starts),
+                "lasted_p50": quantile(lasted, 0.5),
+                "lasted_max": quantile(lasted, 1.0),
+                "recovery_p50": quantile(recovery, 0.5),
+                "recovery_max": quantile(recovery, 1.0),
+            }
+        )
+    columns = ["target", "cause", "first", "episodes", "lasted_p50", "lasted_max", "recovery_p50", "recovery_max"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def as_result(found: Throttling) -> Result:
+    lines = [_said(row) for row in found.limiters.to_dict("records")]
+    refused = int(found.causes["refused"].sum())
+    return Result(
+        [f"{refused:,} of {int(found.minutes['offered'].sum()):,} calls were refused.", *lines],
+        {"refused": refused, "calls": int(found.minutes["offered"].sum())},
+        {
+            "causes": Table("What refused calls", found.causes, "nothing was refused"),
+            "limiters": Table("Limiters, as their replies tell", found.limiters, "no reply said anything of limits"),
+            "promises": Table("What refusals asked to wait, s, and what was enough", found.promises, "no refusal"),
+            "episodes": Table("Spells of refusals, s", found.episodes, "no refusal"),
+            "minutes": Table("By minute of the run", found.minutes, "no call"),
+        },
+    )
+
+
+def _said(row: dict[Any, Any]) -> str:
+    """A limiter in one sentence."""
+    of = f"{row['target']}, {row['deployment']}" + (f" in {row['region']}" if row["region"] else "")
+    if pd.isna(row["model"]):
+        return (
+            f"{of}: the limit of {row['limit']} cannot be told from {row['steps']} steps; headers of {row['headers']}."
+        )
+    size = "" if pd.isna(row["per_minute"]) else f" of {row['per_minute']:,.0f} a minute"
+    charge = "" if pd.isna(row["charge"]) else f", charged by {row['charge']}"
+    share = "" if pd.isna(row["explained"]) else f"; explains {row['explained']:.0%} of {row['steps']} steps"
+    return f"{of}: {row['limit']}, a {row['model']}{size}{charge}{share}."

@@ -20,7 +20,8 @@ ROWS = (
     "probe/transport.py probe/journal.py probe/simulated.py probe/identity.py probe/advice.py probe/render.py"
     " probe/assertions.py",
     "probe/outcome.py analysis/stats.py analysis/output.py analysis/runs.py analysis/logs.py",
-    "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py",
+    "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py"
+    " analysis/signals.py",
     "probe/client.py analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py",
     "probe/asking.py probe/calling.py probe/listing.py probe/settings.py probe/offline.py probe/output.py probe/sdk.py"
     " locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py",

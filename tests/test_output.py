@@ -6,7 +6,7 @@ import pandas as pd
 from hypothesis import given
 from hypothesis import strategies as st
 
-from analysis.output import Result, Table, as_json, render
+from analysis.output import Result, Table, as_json, render, render_runs
 
 FRAME = pd.DataFrame(
     {
@@ -70,3 +70,11 @@ def test_nothing_that_acts_on_a_terminal_is_printed_and_json_keeps_it(text: str)
         assert all(c.isprintable() or c == "\n" for c in render(result, output))
     assert as_json(result)["rows"] == [{"name": text}]
     assert json.loads(render(result, "json"))["rows"] == [{"name": text}]
+
+
+def test_several_runs_are_named_and_as_json_a_list() -> None:
+    few = Result(["nothing."], {"n": 0}, {})
+    assert render_runs([("one", few)], "table") == "nothing."
+    assert render_runs([("one", few), ("two", few)], "md") == "## one\n\n- nothing.\n\n## two\n\n- nothing."
+    assert json.loads(render_runs([("one", few)], "json")) == {"run": "one", "n": 0}
+    assert [found["run"] for found in json.loads(render_runs([("one", few), ("two", few)], "json"))] == ["one", "two"]
