@@ -21,7 +21,7 @@ LIMIT_HEADERS = (
     "x-ms-is-spilled-over",
 )
 # The first so many calls of a deployment tell its limiter.
-_MOST_CALLS = 5_000
+MOST_CALLS = 5_000
 _RETRY_TEXT = re.compile(r"retry after (\d+) second", re.IGNORECASE)
 
 
@@ -46,18 +46,16 @@ def promised(calls: pd.DataFrame) -> pd.Series:
     return told.where(refused_by(calls).notna())
 
 
-def signals(calls: pd.DataFrame) -> Iterator[tuple[tuple[str, str, str], pd.DataFrame]]:
-    """Target, deployment and region of each, and what `infer` takes. Behind a gateway several regions may answer for
-    one deployment, each with a limiter of its own."""
-    usual = calls[calls["outcome"] != "dropped_not_sent"]
-    keys = [usual["target"], usual["request_model"], usual["region"].fillna("").where(usual["gateway"] == "apim", "")]
-    for key, part in usual.groupby(keys, sort=True):
-        target, deployment, region = key
-        first = part.sort_values("at", kind="stable").head(_MOST_CALLS)
-        yield (str(target), str(deployment), str(region)), _signals(first)
+def signals(calls: pd.DataFrame) -> Iterator[tuple[str, str | None, dict[str, pd.DataFrame]]]:
+    """By deployment's name and region: what `infer` takes, by target. The region is that of the reply; NA where replies
+    name none. Targets that lead to one deployment, such as a gateway and what is behind it, share its limiter."""
+    sent = calls[calls["outcome"] != "dropped_not_sent"]
+    for (deployment, region), part in sent.groupby(["request_model", sent["region"].fillna("")], sort=True):
+        yield str(deployment), str(region) or None, {str(name): _signals(one) for name, one in part.groupby("target")}
 
 
 def _signals(calls: pd.DataFrame) -> pd.DataFrame:
+    calls = calls.sort_values("at", kind="stable").head(MOST_CALLS)
     prompts = [_prompt(text) for text in calls["prompt_id"]]
     planned = pd.Series([size for size, _ in prompts], index=calls.index, dtype="Float64")
     spilled = calls["x-ms-is-spilled-over"].str.lower() == "true"

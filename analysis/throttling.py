@@ -74,12 +74,28 @@ def by_cause(calls: pd.DataFrame) -> pd.DataFrame:
 
 def _limiters(calls: pd.DataFrame) -> pd.DataFrame:
     rows = []
-    for (target, deployment, region), part in signals(calls):
-        found = infer(part)
-        about = {"target": target, "deployment": deployment, "region": region or None, "headers": found.generation}
-        rows += [{**about, **row} for row in _rows(found)]
-    columns = ["target", "deployment", "region", "headers", *_LIMITER_COLUMNS]
-    return pd.DataFrame(rows, columns=columns)
+    for deployment, region, by_target in signals(calls):
+        for targets, found in _shared_or_not(by_target):
+            about = {"targets": targets, "deployment": deployment, "region": region, "headers": found.generation}
+            rows += [{**about, **row} for row in _rows(found)]
+    return pd.DataFrame(rows, columns=["targets", "deployment", "region", "headers", *_LIMITER_COLUMNS])
+
+
+def _shared_or_not(by_target: dict[str, pd.DataFrame]) -> list[tuple[str, Limiter]]:
+    """One limiter for all targets where that explains what each of them saw at least as well as one of its own."""
+    alone = [(name, infer(part)) for name, part in by_target.items()]
+    if len(alone) > 1:
+        together = infer(pd.concat(by_target.values(), ignore_index=True))
+        if _explained(together) >= max(_explained(found) for _, found in alone):
+            return [(" + ".join(by_target), together)]
+    return alone
+
+
+def _explained(found: Limiter) -> float:
+    if found.bucket is not None:
+        return 1.0
+    shares = [meter.explained for meter in (found.tokens, found.requests) if meter and meter.explained is not None]
+    return max(shares, default=0.0)
 
 
 _LIMITER_COLUMNS = [
@@ -243,12 +259,12 @@ def as_result(found: Throttling) -> Result:
 
 def _said(row: dict[Any, Any]) -> str:
     """A limiter in one sentence."""
-    of = f"{row['target']}, {row['deployment']}" + (f" in {row['region']}" if row["region"] else "")
+    of = f"{row['targets']}, {row['deployment']}" + ("" if pd.isna(row["region"]) else f" in {row['region']}")
     if pd.isna(row["model"]):
         return (
             f"{of}: the limit of {row['limit']} cannot be told from {row['steps']} steps; headers of {row['headers']}."
         )
     size = "" if pd.isna(row["per_minute"]) else f" of {row['per_minute']:,.0f} a minute"
-    charge = "" if pd.isna(row["charge"]) else f", charged by {row['charge']}"
+    charge = "" if row["limit"] == "requests" or pd.isna(row["charge"]) else f", charged by {row['charge']}"
     share = "" if pd.isna(row["explained"]) else f"; explains {row['explained']:.0%} of {row['steps']} steps"
     return f"{of}: {row['limit']}, a {row['model']}{size}{charge}{share}."
