@@ -64,12 +64,11 @@ KINDS = {
 
 
 class Row(NamedTuple):
-    """`late` in ns, one a recorded stream."""
+    """`late` in ns, one a recorded stream; `cpu` in seconds a stream that ended while it was looked at."""
 
     kind: str
     open_at_once: int
     completed: int
-    recorded: int
     late: list[int]
     bounds: int
     cpu: float
@@ -125,10 +124,17 @@ def measure(kind: Kind, open_at_once: int, tls: bool, seconds: float) -> Row:
         notes = [json.loads(path.read_text()) for path in folder.glob("*.json")]
         if not notes:
             raise SystemExit(f"{kind.name} at {open_at_once} streams left no notes:\n{said}")
-        late, bounds = _ours(folder, did["written"], notes) if kind.file == "ours.py" else (notes[0]["late"], 0)
+        bounds = sum(_add_ours(folder, note, did["written"]) for note in notes) if kind.file == "ours.py" else 0
     checks = did["requests"] - len(did["written"])
-    cpu, grown = (sum(note[name] for note in notes) for name in ("cpu", "kilobytes"))
-    return Row(kind.name, open_at_once, did["completed"] - checks, len(late), late, bounds, cpu, grown, did)
+    late = [late for note in notes for _, late in note["calls"]]
+    cpu = sum(note["cpu"] for note in notes) / max(sum(map(_in_window, notes)), 1)
+    grown = sum(note["kilobytes"] for note in notes)
+    return Row(kind.name, open_at_once, did["completed"] - checks, late, bounds, cpu, grown, did)
+
+
+def _in_window(note: dict[str, Any]) -> int:
+    began, ended = note["window"]
+    return sum(began <= at < ended for at, _ in note["calls"])
 
 
 def _locust(kind: Kind, open_at_once: int, seconds: float, settings: dict[str, str]) -> str:
@@ -141,18 +147,19 @@ def _locust(kind: Kind, open_at_once: int, seconds: float, settings: dict[str, s
     return done.stderr
 
 
-def _ours(folder: Path, written: dict[str, int], notes: list[dict[str, Any]]) -> tuple[list[int], int]:
-    """By how much each first token of the journal is off, and how many of them are marked as upper bounds."""
+def _add_ours(folder: Path, note: dict[str, Any], written: dict[str, int]) -> int:
+    """Adds the journal's calls to the notes of the process that made them; how many of them are marked as bounds."""
     (run,) = (path.parent for path in folder.glob("*/run.json"))
-    began = {note["worker"]: note["began"] for note in notes}
-    late, bounds = [], 0
+    bounds = 0
     for call in read_calls(run).calls:
-        if call.outcome == "ok" and call.time_to_first_token is not None and call.traffic != "preflight":
-            assert call.issued is not None and call.service_request_id is not None
-            at = began[call.worker_id] + round((call.issued + call.time_to_first_token) * 1e9)
-            late.append(at - written[call.service_request_id])
-            bounds += bool(call.coalesced) and call.coalesced[0][0] == 0
-    return late, bounds
+        if call.worker_id != note["worker"] or call.outcome != "ok" or call.traffic == "preflight":
+            continue
+        assert call.issued is not None and call.duration is not None and call.time_to_first_token is not None
+        at = note["began"] + round((call.issued + call.time_to_first_token) * 1e9)
+        ended = note["began"] + round((call.issued + call.duration) * 1e9)
+        note["calls"].append((ended, at - written[call.service_request_id or ""]))
+        bounds += bool(call.coalesced) and call.coalesced[0][0] == 0
+    return bounds
 
 
 def ceiling() -> str:
@@ -164,18 +171,15 @@ def ceiling() -> str:
     return f"The server's own ceiling: {did['events'] / took:,.0f} events/s on one core."
 
 
-def show(row: Row, ours: float | None) -> float:
-    """Prints it; its CPU a request, in ms."""
-    cpu = row.cpu * 1e3 / max(row.completed, 1)
+def show(row: Row, ours: Row | None) -> None:
     centiles = quantiles(row.late, n=100) if len(row.late) > 1 else [float("nan")] * 99
     print(
-        f"{row.kind:<10} {row.open_at_once:>7} {row.completed:>9} {row.recorded:>8}"
-        f" {centiles[49] / 1e6:>9.3f} {centiles[98] / 1e6:>9.3f} {row.bounds / max(row.recorded, 1):>6.1%}"
-        f" {cpu:>8.2f} {cpu / (ours or cpu):>6.1f} {row.kilobytes / row.open_at_once:>7.0f}"
-        f" {row.server['late_ms'][1]:>9.3f} {row.server['accepted']:>6}",
+        f"{row.kind:<10} {row.open_at_once:>7} {row.completed:>9} {len(row.late):>8}"
+        f" {centiles[49] / 1e6:>9.3f} {centiles[98] / 1e6:>9.3f} {row.bounds / max(len(row.late), 1):>6.1%}"
+        f" {row.cpu * 1e3:>7.2f} {row.cpu / (ours or row).cpu if row.cpu else 1:>6.1f}"
+        f" {row.kilobytes / row.open_at_once:>10.0f} {row.server['late_ms'][1]:>11.3f}",
         flush=True,
     )
-    return cpu
 
 
 def main() -> None:
@@ -186,13 +190,13 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=SECONDS)
     options = parser.parse_args()
     print(ceiling())
-    print("client     streams completed recorded  late p50  late p99  bound   CPU ms  ratio  kB/str  srv late  conns")
+    print("client     streams completed recorded  late p50  late p99  bound  CPU ms  ratio  kB/stream  server late")
     for open_at_once in options.streams:
         ours = None
         for name in options.clients:
             row = measure(KINDS[name], open_at_once, options.tls, options.seconds)
-            cpu = show(row, ours)
-            ours = cpu if name == "ours" else ours
+            show(row, ours)
+            ours = ours or row
 
 
 if __name__ == "__main__":

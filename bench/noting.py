@@ -4,6 +4,7 @@ import json
 import os
 import random
 import resource
+import time
 from pathlib import Path
 from typing import Any
 
@@ -16,31 +17,45 @@ SPREAD_SECONDS = 2.3
 
 
 class Noting:
-    """From a run's start to its end: CPU, memory, and what is added of the calls. Written to `BENCH_NOTES`."""
+    """Of one process: what its calls were late by, and what it took from when all users are calling until it stops.
+
+    Written to the folder `BENCH_NOTES`.
+    """
 
     def __init__(self) -> None:
-        self.late: list[int] = []
+        # When each noted call ended, and by how many nanoseconds its first token was late.
+        self.calls: list[tuple[int, int]] = []
         self.about: dict[str, Any] = {}
-        self._cpu = 0.0
         self._resident = 0
+        self._steady: tuple[int, float] | None = None
+        self._stopping = (0, 0.0)
         hooks: Any = events
         hooks.test_start.add_listener(lambda **_: self._begin())
+        hooks.test_stopping.add_listener(lambda **_: self._stop())
         hooks.test_stop.add_listener(self._end)
 
     def call(self, late: int) -> None:
-        """A stream that came whole, and by how many nanoseconds its first token was late."""
-        self.late.append(late)
+        self.calls.append((time.perf_counter_ns(), late))
 
     def _begin(self) -> None:
-        self._cpu, self._resident = _cpu_seconds(), _kilobytes("VmRSS")
+        self._resident = _kilobytes("VmRSS")
+        gevent.spawn_later(SPREAD_SECONDS, self._all_begun)
+
+    def _all_begun(self) -> None:
+        self._steady = _now()
+
+    def _stop(self) -> None:
+        self._stopping = _now()
 
     def _end(self, environment: Any, **_: Any) -> None:
         if isinstance(environment.runner, MasterRunner):
             return
+        (began, cpu), (ended, cpu_then) = self._steady or self._stopping, self._stopping
         notes = {
             **self.about,
-            "late": self.late,
-            "cpu": _cpu_seconds() - self._cpu,
+            "calls": self.calls,
+            "window": (began, ended),
+            "cpu": cpu_then - cpu,
             "kilobytes": _kilobytes("VmHWM") - self._resident,
         }
         Path(os.environ["BENCH_NOTES"], f"{os.getpid()}.json").write_text(json.dumps(notes))
@@ -51,9 +66,9 @@ def spread() -> None:
     gevent.sleep(random.uniform(0, SPREAD_SECONDS))
 
 
-def _cpu_seconds() -> float:
+def _now() -> tuple[int, float]:
     used = resource.getrusage(resource.RUSAGE_SELF)
-    return used.ru_utime + used.ru_stime
+    return time.perf_counter_ns(), used.ru_utime + used.ru_stime
 
 
 def _kilobytes(field: str) -> int:
