@@ -20,12 +20,9 @@ RECEIVE_BYTES = 65536
 Socket = _socket.socket
 
 
-class Received(NamedTuple):
-    """`data` is empty at the end of the stream, None where what came says nothing yet (half a TLS record)."""
-
-    data: bytes | None
-    at: Stamp
-    ancillary: Ancillary
+# What was read, when by our own clock, and what the kernel says of it. The data is empty at the end of the stream, None
+# where what came says nothing yet (half a TLS record).
+Received = tuple[bytes | None, Stamp, Ancillary]
 
 
 class Channel:
@@ -53,14 +50,14 @@ class Channel:
         """What is there to be read. Raises `BlockingIOError` where there is nothing, `OSError` where it broke."""
         if self._stamps:
             data, ancillary, _, _ = self._socket.recvmsg(RECEIVE_BYTES, ANCILLARY_BYTES)
-            return Received(data, time.perf_counter_ns(), ancillary)
+            return data, time.perf_counter_ns(), ancillary
         data = self._socket.recv(RECEIVE_BYTES)
-        return Received(data, time.perf_counter_ns(), [])
+        return data, time.perf_counter_ns(), []
 
     def is_stale(self) -> bool:
         """Whether an idle connection was closed, or sent something unasked, since it was last used."""
         try:
-            return self.receive().data is not None
+            return self.receive()[0] is not None
         except BlockingIOError:
             return False
         except OSError:
@@ -95,26 +92,31 @@ class SecureChannel(Channel):
 
     def take(self) -> None:
         """Hands what has arrived to TLS, for `handshake` to look at. Raises like `receive`."""
-        received = super().receive()
-        self._incoming.write(received.data) if received.data else self._incoming.write_eof()
+        self._take(super().receive()[0])
 
     def encode(self, data: bytes) -> bytes:
         self._tls.write(data)
         return self._outgoing.read()
 
     def receive(self) -> Received:
-        received = super().receive()
-        self._incoming.write(received.data) if received.data else self._incoming.write_eof()
+        data, at, ancillary = super().receive()
+        self._take(data)
         plain, ended = self._read()
         if self._outgoing.pending:
             # TLS answers some of what it reads, such as a change of keys.
             self._flush()
-        return Received(plain if plain or ended else None, received.at, received.ancillary)
+        return plain if plain or ended else None, at, ancillary
+
+    def _take(self, data: bytes | None) -> None:
+        self._incoming.write(data) if data else self._incoming.write_eof()
 
     def _read(self) -> tuple[bytes, bool]:
-        pieces = []
+        pieces: list[bytes] = []
         try:
             while piece := self._tls.read(RECEIVE_BYTES):
+                if not (self._incoming.pending or self._incoming.eof):
+                    # Asking once more to be told that there is nothing costs as much as the reading.
+                    return b"".join([*pieces, piece]), False
                 pieces.append(piece)
         except ssl.SSLWantReadError:
             return b"".join(pieces), False

@@ -288,12 +288,13 @@ class Reading:
                 self._done = True
             else:
                 self._take_event(event.data, stamp)
-        if len(events) > 1 and (bounded := self._bounded(events)) > before:
+        if (len(events) > 1 or self._sse.holds_part) and (bounded := self._bounded(events)) > before:
             self._coalesced.append((before, bounded - 1))
 
     def _bounded(self, events: list[Event]) -> int:
-        """How many content events there are whose stamp is that of a later event."""
-        return len(self._content_at) - (self._last_was_content and events[-1].data != b"[DONE]")
+        """How many content events there are whose stamp is that of a later event, or of a part of one."""
+        is_last = self._last_was_content and events[-1].data != b"[DONE]" and not self._sse.holds_part
+        return len(self._content_at) - is_last
 
     _last_was_content = False
 

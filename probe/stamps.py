@@ -61,8 +61,12 @@ class KernelClock:
             return None
         seconds, nanoseconds = _timespec(ancillary[0][2])
         wall: int = seconds * 1_000_000_000 + nanoseconds
-        if not after - _TOLERANCE_NS <= wall - self.offset <= before + _TOLERANCE_NS:
+        stamp = wall - self.offset
+        if after <= stamp <= before:
+            return stamp
+        if not after - _TOLERANCE_NS <= stamp <= before + _TOLERANCE_NS:
             self.offset = wall_minus_monotonic()
-            if not after - _TOLERANCE_NS <= wall - self.offset <= before + _TOLERANCE_NS:
+            stamp = wall - self.offset
+            if not after - _TOLERANCE_NS <= stamp <= before + _TOLERANCE_NS:
                 return None
-        return min(max(wall - self.offset, after), before)
+        return min(max(stamp, after), before)

@@ -229,6 +229,8 @@ class _Response:
         self.received = False
         self.last_at: Stamp = 0
         self.satisfied_at: Stamp | None = None
+        # Less than any there is, so that the first read is noted.
+        self._worst_delay = -1
         self._exchange = exchange
         self._read_headers = read_headers
         self._read_body: BodyReader | None = None
@@ -259,13 +261,21 @@ class _Response:
         if not data:
             self._end_of_stream()
             return True
-        exchange.kernel_stamps = stamp is not None and exchange.kernel_stamps is not False
-        if stamp is not None:
-            exchange.worst_delay = max(exchange.worst_delay or 0.0, (now - stamp) / 1e9)
+        if stamp is None:
+            exchange.kernel_stamps = False
+            self.last_at = now
+        else:
+            self.last_at = stamp
+            if now - stamp > self._worst_delay:
+                self._note_delay(now - stamp)
         first_of_body = exchange.body_bytes == 0
-        self.last_at = now if stamp is None else stamp
         self._feed(data)
         return self.done or self.satisfied_at is not None or (first_of_body and exchange.body_bytes > 0)
+
+    def _note_delay(self, nanoseconds: int) -> None:
+        exchange = self._exchange
+        self._worst_delay, exchange.worst_delay = nanoseconds, nanoseconds / 1e9
+        exchange.kernel_stamps = exchange.kernel_stamps is not False
 
     def _feed(self, data: bytes) -> None:
         assert self._parser is not None
