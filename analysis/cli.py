@@ -77,10 +77,32 @@ def throttling(runs: tuple[Path, ...], output: "Output") -> None:
     _each(runs, output, lambda run: as_result(analyse(run.calls)), LIMIT_HEADERS)
 
 
+@analysis.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--logs", multiple=True, type=click.Path(path_type=Path), help="folder of diagnostic logs (repeatable)")
+@click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", show_default=True)
+def regions(runs: tuple[Path, ...], logs: tuple[Path, ...], output: "Output") -> None:
+    """Which region answered each RUN (by default the newest) how fast, and whether that is luck.
+
+    Where several targets were called directly: their differences with intervals, and weights for a load balancer. With
+    the diagnostic logs also the service's own durations.
+    """
+    from analysis.join import join
+    from analysis.logs import read_logs
+    from analysis.regions import REGION_HEADERS, analyse, as_result
+
+    def result(run: "Run") -> "Result":
+        folders = [_existing(folder) for folder in logs] or _known_logs(run)
+        return as_result(analyse(join(run.calls, read_logs(folders)).calls if folders else run.calls))
+
+    _each(runs, output, result, REGION_HEADERS)
+
+
 def _each(
     runs: tuple[Path, ...], output: "Output", analyse: Callable[["Run"], "Result"], headers: Iterable[str] = ()
 ) -> None:
     """Prints the result of each run, as JSON one object, or a list of them for several."""
+    from analysis.logs import LogsError
     from analysis.output import render_runs
     from analysis.runs import RunError, newest_run, read_run
 
@@ -88,7 +110,7 @@ def _each(
         folders = runs or (newest_run(Path(os.environ.get("HEADROOM_RESULTS") or "results")),)
         found = (read_run(folder, headers) for folder in folders)
         results = [(run.name, analyse(run)) for run in found]
-    except RunError as error:
+    except (RunError, LogsError) as error:
         _fail(str(error), EXIT_SETTINGS)
     click.echo(render_runs(results, output))
 

@@ -1,11 +1,57 @@
-"""Which region answered how fast. `x-ms-region` is the region of the resource, not always where the model ran."""
+"""Which region answers how fast, whether that is luck, and how a load balancer should share calls out among them.
+
+`x-ms-region` is the region of the resource. On global deployments the model may have run elsewhere: where a reply says
+so (the `DR:` part of `azureai-model-sessionid`), that is `serving_region`.
+
+Speed is compared between targets that were called directly. Calls are paired where the run sent the same prompt in the
+same way to two targets, its n-th there with its n-th here, so that the time of day and the prompt cannot bias the
+difference; else the streams of the two are taken as independent samples of one mix.
+"""
+
+from itertools import combinations
+from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.stats import quantile
+from analysis.output import Result, Table
+from analysis.stats import Estimate, quantile, quantile_difference, quantile_estimate
 
 # A cell of fewer calls says little about its 95th percentile.
 FEW = 30
+# What `read_run` has to make columns of.
+REGION_HEADERS = ("azureai-model-sessionid",)
+# A pool's weights in API Management are whole numbers up to this.
+_MOST_WEIGHT = 100
+
+
+class Regions(NamedTuple):
+    """Frames, a row each; times in seconds, hours of the day in UTC, intervals of 95 %.
+
+    regions      region and gateway: answered calls, quantiles of the time to first token (of streams) and of the whole
+                 call, `few` where there are under 30 calls
+    served       target, region of the resource, region the model ran in: calls, ttft_p50
+    speed        target: region, calls, ttft_p50 with its interval, output tokens a second of streams after the first
+                 token, logged_p50 (DurationMs of the diagnostic log)
+    hours        region and hour: calls, ttft_p50, ttft_p95, few
+    differences  two targets: the median time to first token of `target` less that of `than`, its interval, n, whether
+                 calls were paired, and the `verdict`
+    weights      target: weight
+    """
+
+    regions: pd.DataFrame
+    served: pd.DataFrame
+    speed: pd.DataFrame
+    hours: pd.DataFrame
+    differences: pd.DataFrame
+    weights: pd.DataFrame
+
+
+def analyse(calls: pd.DataFrame) -> Regions:
+    """`calls` as `read_run` gives them with `REGION_HEADERS`, and `duration_ms` where logs were joined."""
+    answered = calls[calls["group"] == "answered"]
+    direct = answered[answered["gateway"] == "direct"]
+    speed, compared = _speed(direct), differences(direct)
+    return Regions(by_region(calls), _served(answered), speed, _hours(answered), compared, _weights(speed, compared))
 
 
 def by_region(calls: pd.DataFrame) -> pd.DataFrame:
@@ -28,3 +74,176 @@ def by_region(calls: pd.DataFrame) -> pd.DataFrame:
         )
     columns = ["region", "gateway", "calls", "ttft_p50", "ttft_p95", "duration_p50", "duration_p95", "few"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _served(answered: pd.DataFrame) -> pd.DataFrame:
+    ran = answered["azureai-model-sessionid"].str.extract(r";DR:([a-z0-9]+)", expand=False)
+    told = answered.assign(serving_region=ran).dropna(subset=["serving_region"])
+    rows = [
+        {
+            "target": target,
+            "region": region,
+            "serving_region": serving,
+            "calls": len(part),
+            "ttft_p50": quantile(part["time_to_first_token"], 0.5),
+        }
+        for (target, region, serving), part in told.groupby(["target", "region", "serving_region"], dropna=False)
+    ]
+    return pd.DataFrame(rows, columns=["target", "region", "serving_region", "calls", "ttft_p50"])
+
+
+def _speed(direct: pd.DataFrame) -> pd.DataFrame:
+    rows = []
+    for target, part in direct.groupby("target", sort=True):
+        first = quantile_estimate(part["time_to_first_token"], 0.5)
+        rows.append(
+            {
+                "target": target,
+                "region": _only(part["region"]),
+                "calls": len(part),
+                "streams": 0 if first is None else first.n,
+                **_named("ttft_p50", first),
+                "tokens_per_second_p50": quantile(_tokens_per_second(part), 0.5),
+                "logged_p50": quantile(part["duration_ms"] / 1000, 0.5) if "duration_ms" in part else None,
+                "few": first is None or first.n < FEW,
+            }
+        )
+    columns = ["target", "region", "calls", "streams", "ttft_p50", "ttft_p50_low", "ttft_p50_high"]
+    return pd.DataFrame(rows, columns=[*columns, "tokens_per_second_p50", "logged_p50", "few"])
+
+
+def _only(values: pd.Series) -> str | None:
+    """The one value there is; several as a list in words."""
+    found = sorted(values.dropna().unique())
+    return ", ".join(found) or None
+
+
+def _tokens_per_second(part: pd.DataFrame) -> pd.Series:
+    """After the first token; NA for a call that does not stream, or of a single token."""
+    seconds = (part["duration"] - part["time_to_first_token"]).astype("float64")
+    tokens = part["output_tokens"].astype("float64") - part["reasoning_tokens"].astype("float64").fillna(0) - 1
+    rate: pd.Series = (tokens / seconds)[(seconds > 0) & (tokens > 0)]
+    return rate
+
+
+def _named(name: str, estimate: Estimate | None) -> dict[str, float | None]:
+    value, low, high, _ = estimate or (None, None, None, 0)
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
+
+
+def _hours(answered: pd.DataFrame) -> pd.DataFrame:
+    streams = answered[answered["time_to_first_token"].notna() & answered["region"].notna()]
+    hour = pd.to_datetime(streams["start_time_unix_nano"].astype("int64"), unit="ns", utc=True).dt.hour
+    rows = [
+        {
+            "region": region,
+            "hour": at,
+            "calls": len(part),
+            "ttft_p50": quantile(part["time_to_first_token"], 0.5),
+            "ttft_p95": quantile(part["time_to_first_token"], 0.95),
+            "few": len(part) < FEW,
+        }
+        for (region, at), part in streams.groupby(["region", hour], sort=True)
+    ]
+    return pd.DataFrame(rows, columns=["region", "hour", "calls", "ttft_p50", "ttft_p95", "few"])
+
+
+def differences(direct: pd.DataFrame) -> pd.DataFrame:
+    """Of each two targets among answered calls; see `Regions`."""
+    streams = direct[direct["time_to_first_token"].notna()]
+    targets = {str(name): part for name, part in streams.groupby("target", sort=True)}
+    rows = []
+    for one, other in combinations(targets, 2):
+        paired = pairs(targets[one], targets[other])
+        if len(paired) >= FEW:
+            found = quantile_estimate(paired, 0.5)
+        else:
+            found = quantile_difference(targets[one]["time_to_first_token"], targets[other]["time_to_first_token"], 0.5)
+        assert found is not None
+        rows.append(
+            {
+                "target": one,
+                "than": other,
+                **_named("difference", found),
+                "n": found.n,
+                "paired": len(paired) >= FEW,
+                "verdict": verdict(found),
+            }
+        )
+    columns = ["target", "than", "difference", "difference_low", "difference_high", "n", "paired", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def pairs(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.Series:
+    """Differences of the time to first token of the n-th call of each prompt here and its n-th there."""
+    keys = ["prompt_id", "request_stream", "request_max_tokens"]
+    numbered = [
+        part.sort_values("at", kind="stable").assign(number=lambda one: one.groupby(keys, dropna=False).cumcount())
+        for part in (ours, theirs)
+    ]
+    one, other = (part[[*keys, "number", "time_to_first_token"]].dropna(subset=["prompt_id"]) for part in numbered)
+    both = one.merge(other, on=[*keys, "number"], suffixes=("", "_other"))
+    difference: pd.Series = (both["time_to_first_token"] - both["time_to_first_token_other"]).astype("float64")
+    return difference
+
+
+def verdict(difference: Estimate) -> str:
+    if difference.n < FEW:
+        return f"fewer than {FEW} calls"
+    if not difference.excludes_zero:
+        return "no detectable difference"
+    return "faster" if difference.value < 0 else "slower"
+
+
+def _weights(speed: pd.DataFrame, compared: pd.DataFrame) -> pd.DataFrame:
+    """In proportion to 1 / median time to first token; a target that cannot be told from the fastest weighs as much."""
+    known = speed[speed["ttft_p50"].notna() & ~speed["few"].astype(bool)].sort_values("ttft_p50")
+    if len(known) < 2:
+        return pd.DataFrame(columns=["target", "weight"])
+    fastest = known.iloc[0]
+    rows = [{"target": row["target"], "weight": _weight(fastest, row, compared)} for row in known.to_dict("records")]
+    return pd.DataFrame(rows, columns=["target", "weight"])
+
+
+def _weight(fastest: Any, row: dict[Any, Any], compared: pd.DataFrame) -> int:
+    two = [fastest["target"], row["target"]]
+    couple = compared[compared["target"].isin(two) & compared["than"].isin(two)]
+    if (couple["verdict"] == "no detectable difference").any():
+        return _MOST_WEIGHT
+    return max(1, round(_MOST_WEIGHT * float(fastest["ttft_p50"]) / float(row["ttft_p50"])))
+
+
+def backend_pool(weights: pd.DataFrame) -> dict[str, Any]:
+    """The properties of an API Management backend resource of type Pool, with a backend named for each target."""
+    services = [
+        {"id": f"/backends/{row['target']}", "priority": 1, "weight": int(row["weight"])}
+        for row in weights.to_dict("records")
+    ]
+    return {"type": "Pool", "pool": {"services": services}}
+
+
+def as_result(found: Regions) -> Result:
+    pool = backend_pool(found.weights) if len(found.weights) else None
+    return Result(
+        [_said(row) for row in found.differences.to_dict("records")],
+        {"backend_pool": pool},
+        {
+            "regions": Table("Answered calls by region, s", found.regions, "no answered call names its region"),
+            "speed": Table("Targets called directly, s", found.speed, "no target was called directly and answered"),
+            "differences": Table("Median time to first token, s", found.differences, "there are no two to compare"),
+            "served": Table("Where the model ran", found.served, "no reply said where its model ran"),
+            "hours": Table("By hour of the day (UTC), s", found.hours, "no stream was answered"),
+            "weights": Table("Weights for a backend pool", found.weights, "too few calls to weigh targets by"),
+        },
+    )
+
+
+def _said(row: dict[Any, Any]) -> str:
+    if row["verdict"] not in ("faster", "slower"):
+        return f"{row['target']} and {row['than']}: {row['verdict']} in {row['n']} calls."
+    ends = sorted(abs(row[f"difference_{end}"]) * 1000 for end in ("low", "high"))
+    how = "pairs of calls" if row["paired"] else "calls each, not paired"
+    return (
+        f"{row['target']} is {row['verdict']} than {row['than']} by {abs(row['difference']) * 1000:,.0f} ms to the"
+        f" first token (95 %: {ends[0]:,.0f} to {ends[1]:,.0f} ms; {row['n']} {how})."
+    )
