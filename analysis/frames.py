@@ -38,7 +38,7 @@ def _few_valued(database: duckdb.DuckDBPyConnection, table: str, names: list[str
 def _typed(values: Any, kind: str) -> Any:
     mask = np.ma.getmaskarray(values) if isinstance(values, np.ma.MaskedArray) else None
     plain = np.asarray(values)
-    if kind == "VARCHAR":
+    if kind in ("VARCHAR", "JSON"):
         return pd.Series(plain if mask is None else np.where(mask, np.nan, plain), dtype="str")
     if kind == "BIGINT":
         return pd.arrays.IntegerArray(plain.astype("int64"), np.zeros(len(plain), bool) if mask is None else mask)

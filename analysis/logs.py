@@ -12,6 +12,7 @@ Here.  `table` has one row a service and correlation id, with what its records s
 `COLUMNS` are the table's. Times in `_ns` are Unix nanoseconds of the service's clock, UTC.
 """
 
+import re
 import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -47,16 +48,9 @@ _FIELDS = (
     "category time EnqueueTime correlationId resourceId durationMs resultSignature operationName location"
     " callerIpAddress properties"
 ).split()
-_IN_PROPERTIES = (
-    "requestTime responseTime requestLength responseLength objectId streamType modelDeploymentName modelName"
-    " modelVersion apiName promptTokens cachedTokens generatedTokens"
-    " method url responseCode requestSize responseSize backendResponseCode backendTime clientTime backendUrl backendId"
-    " cache lastError backendRequestHeaders backendResponseHeaders responseHeaders requestHeaders apimSubscriptionId"
-    " requestId deploymentName completionTokens totalTokens isStreamCompletion sequenceNumber apiVersion"
-).split()
-
 _MACROS = f"""
-CREATE MACRO whole(x) AS CASE WHEN regexp_full_match(x, '-?[0-9]{{1,19}}') THEN TRY_CAST(x AS BIGINT) END;
+-- DuckDB would round 1.5 and read 1e3.
+CREATE MACRO whole(x) AS CASE WHEN NOT contains(x, '.') AND NOT contains(lower(x), 'e') THEN TRY_CAST(x AS BIGINT) END;
 CREATE MACRO number(x) AS CASE WHEN abs(TRY_CAST(x AS DOUBLE)) < 9e18 THEN TRY_CAST(x AS DOUBLE) END;
 CREATE MACRO from_ticks(x) AS CASE WHEN whole(x) BETWEEN {_TICKS_BEFORE_1970} AND 700000000000000000
     THEN (whole(x) - {_TICKS_BEFORE_1970}) * 100 END;
@@ -166,6 +160,23 @@ ALWAYS = {
 }
 
 
+_ACCOUNT = COLUMNS["account"].sql
+# Of each record, whatever columns are asked for.
+_OF_A_RECORD = {
+    "category": "category",
+    "id": "nullif(correlationId, '')",
+    "filename": "filename",
+    "service": f"CASE WHEN category IN ('{GATEWAY}', '{GATEWAY_LLM}') THEN '{APIM}' ELSE '{AZURE_OPENAI}' END",
+    "sequence": f"CASE WHEN category = '{GATEWAY_LLM}' THEN whole(p.sequenceNumber) END",
+    "heads": "nullif(p.deploymentName, '') IS NOT NULL",
+    "torn": "category IS NULL AND correlationId IS NULL AND whole_properties IS NULL",
+    "audited_operation": f"CASE WHEN category = '{AUDIT}' THEN operationName END",
+    "audited_account": f"CASE WHEN category = '{AUDIT}' THEN {_ACCOUNT} END",
+    "audited_object_id": f"CASE WHEN category = '{AUDIT}' THEN nullif(p.objectId, '') END",
+}
+_PROPERTY = re.compile(r"\bp\.(\w+)")
+
+
 class LogsError(ValueError):
     """A log cannot be read; the message is one line."""
 
@@ -208,7 +219,7 @@ def read_logs(sources: Iterable[Path], columns: Sequence[str] = tuple(COLUMNS)) 
         for statement in filter(str.strip, _MACROS.split(";")):
             database.execute(statement)
         plain = _take_apart(_files(sources), Path(folder, "others.jsonl"), found)
-        _load(database, plain, found)
+        _make_lines(database, plain, columns)
         return _as_logs(database, columns, found)
 
 
@@ -275,28 +286,7 @@ def _convert(path: Path, rest: IO[bytes], found: _Found) -> None:
             rest.write(msgspec.json.encode(record) + b"\n")
 
 
-def _load(database: duckdb.DuckDBPyConnection, files: list[Path], found: _Found) -> None:
-    """Makes the table `records`: the fields of each as text, its properties as a struct `p` of texts."""
-    fields = ", ".join(f'"{name}" VARCHAR' for name in _FIELDS)
-    if files:
-        columns = ", ".join(f"'{name}': 'VARCHAR'" for name in _FIELDS)
-        names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
-        source = (
-            f"read_json([{names}], format = 'newline_delimited', ignore_errors = true, columns = {{{columns}}},"
-            f" maximum_object_size = {_LARGEST_LINE}, compression = 'uncompressed', filename = true)"
-        )
-    else:
-        database.execute(f"CREATE TABLE nothing ({fields}, filename VARCHAR)")
-        source = "nothing"
-    schema = ", ".join(f'"{name}":"VARCHAR"' for name in _IN_PROPERTIES)
-    database.execute(
-        f"""CREATE VIEW records AS SELECT * EXCLUDE (properties), properties AS properties_,
-        from_json(CASE WHEN json_valid(properties) THEN properties END, '{{{schema}}}') AS p FROM {source}"""
-    )
-
-
 def _as_logs(database: duckdb.DuckDBPyConnection, columns: Sequence[str], found: _Found) -> Logs:
-    _make_lines(database, columns)
     _find_torn(database, found)
     _make_table(database, columns)
     categories = database.execute(
@@ -306,7 +296,8 @@ def _as_logs(database: duckdb.DuckDBPyConnection, columns: Sequence[str], found:
     counted = database.execute("SELECT coalesce(sum(copies), 0) FROM logs").fetchone()
     table = frame(database, "logs")
     database.execute(
-        "CREATE TABLE audit AS SELECT logged_ns, operation_ AS operation, account_ AS account, object_id_ AS object_id"
+        "CREATE TABLE audit AS SELECT logged_ns, audited_operation AS operation,"
+        " audited_account AS account, audited_object_id AS object_id"
         f" FROM lines WHERE category = '{AUDIT}' ORDER BY 1"
     )
     duplicates = int(counted[0]) if counted else 0
@@ -314,24 +305,37 @@ def _as_logs(database: duckdb.DuckDBPyConnection, columns: Sequence[str], found:
     return Logs(table, audit, categories, found.files, duplicates, found.lines, tuple(found.skipped))
 
 
-def _make_lines(database: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> None:
-    """One row a record, with the values that are asked for."""
-    wanted = dict.fromkeys([*columns, "logged_ns"])
-    values = ", ".join(
-        f"CASE WHEN category IN {column.categories} THEN {column.sql} END AS {name}"
+def _make_lines(database: duckdb.DuckDBPyConnection, files: list[Path], columns: Sequence[str]) -> None:
+    """One row a record, with the values that are asked for. Of its properties only what these need is taken out."""
+    wanted = {*columns, "logged_ns"}
+    values = {
+        name: f"CASE WHEN category IN {column.categories} THEN {column.sql} END"
+        if len(column.categories) > 1
+        else f"CASE WHEN category = '{column.categories[0]}' THEN {column.sql} END"
         for name, column in COLUMNS.items()
         if name in wanted
-    )
+    }
+    selected = ", ".join(f"{sql} AS {name}" for name, sql in {**_OF_A_RECORD, **values}.items())
+    used = {name for sql in (*_OF_A_RECORD.values(), *values.values()) for name in _PROPERTY.findall(sql)}
+    schema = ", ".join(f'"{name}":"VARCHAR"' for name in sorted(used))
     database.execute(
-        f"""CREATE TABLE lines AS SELECT
-            category, nullif(correlationId, '') AS id, filename,
-            CASE WHEN category IN ('{GATEWAY}', '{GATEWAY_LLM}') THEN '{APIM}' ELSE '{AZURE_OPENAI}' END AS service,
-            whole(p.sequenceNumber) AS sequence, nullif(p.deploymentName, '') IS NOT NULL AS heads,
-            category IS NULL AND correlationId IS NULL AND properties_ IS NULL AS torn,
-            CASE WHEN category = '{AUDIT}' THEN operationName END AS operation_,
-            CASE WHEN category = '{AUDIT}' THEN nullif(regexp_extract(resourceId, '([^/]+)/?$', 1), '') END AS account_,
-            CASE WHEN category = '{AUDIT}' THEN nullif(p.objectId, '') END AS object_id_,
-            {values} FROM records"""
+        f"""CREATE TABLE lines AS SELECT {selected} FROM (
+            SELECT * EXCLUDE (properties), properties AS whole_properties,
+                TRY(from_json(properties, '{{{schema}}}')) AS p
+            FROM {_source(database, files)})"""
+    )
+
+
+def _source(database: duckdb.DuckDBPyConnection, files: list[Path]) -> str:
+    """The fields of each record as text, whatever JSON has there."""
+    if not files:
+        database.execute(f"CREATE TABLE nothing ({', '.join(f'{name} VARCHAR' for name in (*_FIELDS, 'filename'))})")
+        return "nothing"
+    columns = ", ".join(f"'{name}': 'VARCHAR'" for name in _FIELDS)
+    names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
+    return (
+        f"read_json([{names}], format = 'newline_delimited', ignore_errors = true, columns = {{{columns}}},"
+        f" maximum_object_size = {_LARGEST_LINE}, compression = 'uncompressed', filename = true)"
     )
 
 

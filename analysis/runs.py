@@ -23,6 +23,7 @@ import duckdb
 import msgspec
 import pandas as pd
 
+from analysis.frames import frame
 from probe.headers import retry_after
 from probe.journal import RUN_FILE
 from probe.record import NEVER_TIMED, OUTCOMES, TAINT_SECONDS, LatencyCheckpoint, ObservedCall
@@ -44,14 +45,37 @@ def _last_sent(header: str) -> str:
     return f"list_filter({_HEADERS}, lambda pair: lower(pair[1]) = '{header}')[-1][2]"
 
 
+_ANSWERED_SQL = ", ".join(f"'{outcome}'" for outcome in ANSWERED)
+_CANCELLED_SQL = ", ".join(f"'{outcome}'" for outcome in CANCELLED)
+_GROUP = f"""CASE WHEN "probe.outcome" IN ({_ANSWERED_SQL}) THEN 'answered'
+    WHEN "probe.outcome" = 'throttled' THEN 'throttled' WHEN "probe.outcome" IN ({_CANCELLED_SQL}) THEN 'cancelled'
+    WHEN "probe.outcome" = '{DROPPED}' THEN 'dropped' ELSE 'failed' END"""
 _DERIVED = {
+    "group": _GROUP,
     "tainted": f"""CASE WHEN "probe.time_to_first_token" IS NOT NULL AND "probe.loop_lag" IS NOT NULL THEN
         "probe.loop_lag" > {TAINT_SECONDS} AND coalesce("probe.clock" = 'user' OR "probe.coalesced"[1][1] = 0, false)
     END""",
     "region": _last_sent("x-ms-region"),
-    "waits": f"list_filter({_HEADERS}, lambda pair: pair[2] IS NOT NULL"
-    " AND lower(pair[1]) IN ('retry-after', 'retry-after-ms', 'date'))",
 }
+# What `retry_after` is made from; a call that was answered was not told to wait.
+_WAITS = {
+    f"sent {name}": f'CASE WHEN "probe.outcome" NOT IN ({_ANSWERED_SQL}) THEN {_last_sent(name)} END'
+    for name in ("retry-after-ms", "retry-after", "date")
+}
+# Whether a line has what every record has; DuckDB reads what is missing or of another type as NULL.
+_IS_RECORD = " AND ".join(
+    [
+        *(f'"{field.encode_name}" IS NOT NULL' for field in _FIELDS if field.required),
+        f'"probe.outcome" IN ({", ".join(repr(outcome) for outcome in OUTCOMES)})',
+        '(coalesce("gen_ai.client.operation.duration" >= 0, false)'
+        f' OR "probe.outcome" IN ({", ".join(repr(outcome) for outcome in sorted(NEVER_TIMED))}))',
+        """("probe.outcome" <> 'throttled' OR "probe.throttle.kind" IS NOT NULL)""",
+    ]
+)
+# Every column of a table that was not asked for one by one, but for what only a single analysis reads.
+COLUMNS = (*(field.name for field in _FIELDS if field.name not in _LEFT_IN_THE_JOURNAL), *_DERIVED, "retry_after")
+# In every table, so that its calls can be told apart and put in time.
+ALWAYS = ("outcome", "group", "traffic", "start_time_unix_nano", "issued", "scheduled", "duration")
 
 
 class RunError(ValueError):
@@ -109,21 +133,24 @@ class Run(NamedTuple):
         return 0.0 if ends.empty else float(ends.max())
 
 
-def read_run(folder: Path, headers: Iterable[str] = ()) -> Run:
-    """`headers` (names in lower case) become columns of their own: each as last sent, as text. Raises `RunError`."""
+def read_run(folder: Path, headers: Iterable[str] = (), columns: Iterable[str] = COLUMNS) -> Run:
+    """`headers` (names in lower case) become columns of their own: each as last sent, as text. Of `columns` only those
+    asked for, and `ALWAYS`, take time and memory. Raises `RunError`."""
     about = _read_about(folder)
+    files = [file for file in sorted(folder.glob("calls-*.jsonl")) if file.stat().st_size]
+    wanted = {*ALWAYS, *columns}
     try:
-        files = [file for file in sorted(folder.glob("calls-*.jsonl")) if file.stat().st_size]
-        table = _read_journal(files, {name: _last_sent(name) for name in headers})
+        with duckdb.connect() as database:
+            _load(database, files, wanted, {name: _last_sent(name) for name in headers})
+            table, skipped = frame(database, "records"), _count(database, "lines") - _count(database, "records")
     except (OSError, duckdb.IOException) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"the journal of {folder} cannot be read: {reason}") from None
-    records = table[_is_record(table)]
-    calls = _enrich(records.sort_values("start_time_unix_nano", ignore_index=True))
-    preflight = calls["traffic"] == PREFLIGHT
-    load = calls[~preflight].reset_index(drop=True)
+    calls = _with_waits(table) if "retry_after" in wanted else table
+    is_check = calls["traffic"].eq(PREFLIGHT)
+    preflight, load = calls[is_check], calls[~is_check].reset_index(drop=True) if is_check.any() else calls
     load["at"] = _since_the_first(load)
-    return Run(folder, about, load, calls[preflight], len(table) - len(records))
+    return Run(folder, about, load, preflight, skipped)
 
 
 def newest_run(results: Path) -> Path:
@@ -148,22 +175,38 @@ def _read_about(folder: Path) -> About:
         raise RunError(f"{path} cannot be read: {error}") from None
 
 
-def _read_journal(files: list[Path], more: Mapping[str, str]) -> pd.DataFrame:
+def _load(
+    database: duckdb.DuckDBPyConnection, files: list[Path], wanted: Iterable[str], more: Mapping[str, str]
+) -> None:
+    """Makes the tables `lines`, and in the order of their issue `records`."""
     kept = {field.name: f'"{field.encode_name}"' for field in _FIELDS if field.name not in _LEFT_IN_THE_JOURNAL}
-    columns = {**kept, **_DERIVED, **more}
-    if not files:
-        return pd.DataFrame(columns=list(columns))
-    names = ", ".join(f'{expression} AS "{name}"' for name, expression in columns.items())
-    with duckdb.connect() as database:
-        return database.execute(
-            f"SELECT {names} FROM read_json($files, format = 'newline_delimited', ignore_errors = true,"
-            " columns = $columns, maximum_object_size = $largest)",
-            {
-                "files": [str(file) for file in files],
-                "columns": {field.encode_name: _sql_type(field.type) for field in _FIELDS},
-                "largest": _LARGEST_LINE,
-            },
-        ).df()
+    expressions = {name: sql for name, sql in {**kept, **_DERIVED}.items() if name in set(wanted)}
+    if "retry_after" in set(wanted):
+        expressions |= _WAITS
+    names = ", ".join(f'{expression} AS "{name}"' for name, expression in {**expressions, **more}.items())
+    columns = {field.encode_name: _sql_type(field.type) for field in _FIELDS}
+    database.execute(
+        f"CREATE TABLE lines AS SELECT coalesce({_IS_RECORD}, false) AS is_record, {names} FROM "
+        + (
+            "read_json($files, format = 'newline_delimited', ignore_errors = true, columns = $columns,"
+            " maximum_object_size = $largest)"
+            if files
+            else f"({_no_lines(columns)})"
+        ),
+        {"files": [str(file) for file in files], "columns": columns, "largest": _LARGEST_LINE} if files else {},
+    )
+    database.execute(
+        "CREATE VIEW records AS SELECT * EXCLUDE (is_record) FROM lines WHERE is_record ORDER BY start_time_unix_nano"
+    )
+
+
+def _no_lines(columns: Mapping[str, str]) -> str:
+    return f"SELECT {', '.join(f'NULL::{kind} AS {chr(34)}{name}{chr(34)}' for name, kind in columns.items())} LIMIT 0"
+
+
+def _count(database: duckdb.DuckDBPyConnection, table: str) -> int:
+    found = database.execute(f"SELECT count(*) FROM {table}").fetchone()
+    return int(found[0]) if found else 0
 
 
 def _sql_type(declared: Any) -> str:
@@ -178,29 +221,16 @@ def _sql_type(declared: Any) -> str:
     return _SQL_TYPES[declared]
 
 
-def _is_record(table: pd.DataFrame) -> pd.Series:
-    """Whether each line has what every record has; DuckDB reads what is missing or of another type as NULL."""
-    complete = table[[field.name for field in _FIELDS if field.required]].notna().all(axis=1)
-    timed = table["duration"] >= 0
-    possible = table["outcome"].isin(OUTCOMES) & (timed | table["outcome"].isin(NEVER_TIMED))
-    return complete & possible & ((table["outcome"] != "throttled") | table["throttle_kind"].notna())
-
-
-def _enrich(calls: pd.DataFrame) -> pd.DataFrame:
-    outcome = calls["outcome"]
-    calls["group"] = "failed"
-    calls.loc[outcome.isin(ANSWERED), "group"] = "answered"
-    calls.loc[outcome == "throttled", "group"] = "throttled"
-    calls.loc[outcome.isin(CANCELLED), "group"] = "cancelled"
-    calls.loc[outcome == DROPPED, "group"] = "dropped"
-    waits = zip(calls.pop("waits"), calls["group"], strict=True)
-    calls["retry_after"] = pd.array([None if group == "answered" else _wait(sent) for sent, group in waits], "Float64")
+def _with_waits(calls: pd.DataFrame) -> pd.DataFrame:
+    sent = calls[list(_WAITS)].rename(columns=lambda name: name.removeprefix("sent "))
+    calls = calls.drop(columns=list(_WAITS))
+    told = sent["retry-after-ms"].notna() | sent["retry-after"].notna()
+    waits = [
+        retry_after((name, value) for name, value in row.items() if isinstance(value, str))
+        for row in sent[told].to_dict(orient="records")
+    ]
+    calls["retry_after"] = pd.Series(pd.array(waits, "Float64"), index=calls.index[told]).reindex(calls.index)
     return calls
-
-
-def _wait(sent: Any) -> float | None:
-    """Of a list of names and values; pandas has something else where there were no headers."""
-    return retry_after((name, value) for name, value in sent) if isinstance(sent, Iterable) else None
 
 
 def _since_the_first(calls: pd.DataFrame) -> pd.Series:
