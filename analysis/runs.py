@@ -226,7 +226,7 @@ def _with_waits(calls: pd.DataFrame) -> pd.DataFrame:
     calls = calls.drop(columns=list(_WAITS))
     told = sent["retry-after-ms"].notna() | sent["retry-after"].notna()
     waits = [
-        retry_after((name, value) for name, value in row.items() if isinstance(value, str))
+        retry_after((str(name), value) for name, value in row.items() if isinstance(value, str))
         for row in sent[told].to_dict(orient="records")
     ]
     calls["retry_after"] = pd.Series(pd.array(waits, "Float64"), index=calls.index[told]).reindex(calls.index)
