@@ -7,7 +7,7 @@ out of its sight, and it looks at the rest a hundred times less often than usual
 import gc
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from itertools import chain, cycle
 from pathlib import Path
 
@@ -28,9 +28,11 @@ from locustfiles._options import Options
 from locustfiles._watchdog import Watchdog
 from probe.application import ApplicationCall
 from probe.client import Client
+from probe.identity import sign_in
 from probe.journal import Journal, Run
 from probe.prompts import Ask, Mix
 from probe.record import ObservedCall
+from probe.request import TokenProvider
 from probe.target import Target
 
 _RARELY = (70_000, 50, 50)
@@ -58,7 +60,7 @@ class Load:
         self.targets = targets
         self._targets = cycle(targets)
         self._timeouts = options.timeouts
-        self._token = token_for(targets)
+        self._token = sign_in(targets)
         self._idle: list[Client] = []
         self._kernel_stamps = options.clock == "kernel"
         self._watchdog = Watchdog()
@@ -74,7 +76,7 @@ class Load:
         gc.unfreeze()
 
     @property
-    def token(self) -> Callable[[], str] | None:
+    def token(self) -> TokenProvider | None:
         return self._token
 
     def next_target(self) -> Target:
@@ -137,15 +139,6 @@ class Load:
         if isinstance(call, ObservedCall) and call.tainted is not None:
             self.tally["first_tokens"] += 1
             self.tally["tainted"] += call.tainted
-
-
-def token_for(targets: list[Target]) -> Callable[[], str] | None:
-    """A token provider where a target needs one. Raises `SettingsError`."""
-    if all(target.api_key is not None for target in targets):
-        return None
-    from probe.identity import token_provider
-
-    return token_provider()
 
 
 def _arrivals(options: Options, mix: Mix, share: Share) -> Iterator[Arrival]:

@@ -35,7 +35,7 @@ from locust.runners import (
 from locust.stats import StatsEntry
 
 from locustfiles._arrivals import Share, read_schedule, read_trace
-from locustfiles._load import Load, token_for
+from locustfiles._load import Load
 from locustfiles._options import OPTIONS, Options, choose, read_options
 from probe.advice import (
     EXIT_DISK,
@@ -48,6 +48,7 @@ from probe.advice import (
     exit_code,
 )
 from probe.client import Client
+from probe.identity import sign_in
 from probe.journal import JournalError, Run, check_results, end_run, start_run
 from probe.prompts import numbered
 from probe.record import ObservedCall, Outcome
@@ -221,7 +222,7 @@ class Session:
 
     def _check(self) -> None:
         """One small call a target. It is journalled with the run, as `preflight`."""
-        client = Client(timeouts=self.options.timeouts, token=token_for(self.targets))
+        client = Client(timeouts=self.options.timeouts, token=sign_in(self.targets))
         for target in self.targets:
             call = client.observe(target, numbered(0, 16, 16), stream=False, traffic=PREFLIGHT)
             self._checks.append(call)

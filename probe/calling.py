@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from probe.client import Client
-from probe.identity import token_provider
+from probe.identity import sign_in
 from probe.simulated import Simulator
 from probe.target import SettingsError, Target, configured
 from probe.transport import Timeouts
@@ -50,7 +50,7 @@ def client_for(called: Iterable[Target], timeout: float, stack: ExitStack) -> Cl
 
     `timeout` is in seconds, for a whole call.
     """
-    token = None if all(target.api_key is not None for target in called) else token_provider()
+    token = sign_in(called)
     limits = Timeouts(connect=min(10.0, timeout), first_byte=timeout, idle=timeout, total=timeout)
     client = Client(timeouts=limits, token=token)
     stack.callback(client.close)

@@ -23,8 +23,9 @@ class Client:
     """Observes calls one after the other, each target over a keep-alive connection of this client's own.
 
     `run_began` (perf_counter_ns) is what `probe.issued` counts from. `token` gives the bearer token for targets without
-    a key; it is called before the clock starts. `loop_lag` says by how many seconds the process was late at worst since
-    a moment (perf_counter_ns). `stamps` asks for the kernel's receive stamps where the system has them.
+    a key; it is called before the clock starts, and `bearer` is what it gave for the last call. `loop_lag` says by how
+    many seconds the process was late at worst since a moment (perf_counter_ns). `stamps` asks for the kernel's receive
+    stamps where the system has them.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Client:
         self._connections: dict[str, Connection] = {}
         # What interrupted the last call (Ctrl-C, a killed greenlet), for the caller to act on after journalling it.
         self.interrupt: BaseException | None = None
+        self.bearer: str | None = None
 
     def observe(
         self,
@@ -58,7 +60,8 @@ class Client:
     ) -> ObservedCall:
         """Makes one call and returns its record, whatever became of it; raises only for our own bugs."""
         stream = streams(target, stream)
-        request = build_request(target, prompt, stream=stream, token=self._token)
+        self.bearer = self._token(target) if self._token is not None and target.api_key is None else None
+        request = build_request(target, prompt, stream=stream, bearer=self.bearer)
         reading = Reading(target.surface, stream)
         exchange = self._connection(target).exchange(request, reading.start)
         lag = self._worst_lag(exchange)
@@ -100,6 +103,7 @@ class Client:
                 target.host,
                 target.port,
                 tls=target.tls,
+                trust=target.trust,
                 timeouts=self._timeouts,
                 waiting=self._waiting,
                 stamps=self._stamps,

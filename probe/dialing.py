@@ -6,6 +6,12 @@ over. An address that cannot be reached is forgotten.
 
 A proxy is what HTTPS_PROXY and NO_PROXY say, as every client on the machine reads them; only TLS goes through it, in a
 CONNECT tunnel, since nothing else may leave the machine. Only proxies that are spoken to in plain HTTP are supported.
+
+A name that resolves to an address no service has (`hosts.is_forbidden`) gets no connection.
+
+Trust is the operating system's: on Linux what OpenSSL was told, `SSL_CERT_FILE` included; elsewhere the system's store
+through truststore, but not under gevent, where that recurses without end (gevent #2178): there Windows' store is read
+once, and macOS gets certifi's list. A `ca_bundle` comes on top of any of these.
 """
 
 import base64
@@ -13,6 +19,7 @@ import errno
 import os
 import socket
 import ssl
+import sys
 import threading
 import time
 import urllib.request
@@ -25,7 +32,10 @@ import msgspec
 
 from probe.channel import Address, Channel, SecureChannel, Socket, begin_connect
 from probe.errors import TransportError
+from probe.hosts import is_forbidden
+from probe.secrecy import remember
 from probe.stamps import Stamp
+from probe.target import Trust
 from probe.waiting import Waiting
 
 NAME_LIFETIME_SECONDS = 30.0
@@ -46,12 +56,23 @@ class Proxy(NamedTuple):
     authorization: str | None
 
 
-def dial(host: str, port: int, *, tls: bool, stamps: bool, seconds: float, waiting: Waiting, dialed: Dialed) -> Channel:
+def dial(
+    host: str,
+    port: int,
+    *,
+    tls: ssl.SSLContext | None,
+    stamps: bool,
+    seconds: float,
+    waiting: Waiting,
+    dialed: Dialed,
+) -> Channel:
     """Fills `dialed` as far as it comes. Raises `TransportError`."""
     limit = time.perf_counter_ns() + int(seconds * 1e9)
     try:
-        connection = _way_to(host, port, tls, stamps, limit, waiting, dialed)
-        return _secure(connection, host, stamps, limit, waiting, dialed) if tls else Channel(connection, stamps)
+        connection = _way_to(host, port, tls is not None, stamps, limit, waiting, dialed)
+        if tls is None:
+            return Channel(connection, stamps)
+        return _secure(connection, host, tls, stamps, limit, waiting, dialed)
     except TimeoutError:
         raise TransportError("timeout_connect", f"no connection in {seconds:g} s") from None
 
@@ -74,11 +95,11 @@ def _way_to(host: str, port: int, tls: bool, stamps: bool, limit: Stamp, waiting
 
 
 def _secure(
-    connection: Socket, host: str, stamps: bool, limit: Stamp, waiting: Waiting, dialed: Dialed
+    connection: Socket, host: str, tls: ssl.SSLContext, stamps: bool, limit: Stamp, waiting: Waiting, dialed: Dialed
 ) -> SecureChannel:
     began = time.perf_counter_ns()
     try:
-        channel = SecureChannel(connection, stamps, tls_context(), host)
+        channel = SecureChannel(connection, stamps, tls, host)
         _handshake(channel, limit, waiting)
     except BaseException:
         connection.close()
@@ -88,12 +109,40 @@ def _secure(
 
 
 @cache
-def tls_context() -> ssl.SSLContext:
-    """The one TLS context of the process: making one costs 20 ms, too much to do once a user."""
-    context = ssl.create_default_context()
+def tls_context(trust: Trust) -> ssl.SSLContext:
+    """The process's one TLS context of this trust: making one costs 20 ms, too much to do once a user."""
+    context = new_context(trust)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     return context
+
+
+def new_context(trust: Trust) -> ssl.SSLContext:
+    if not trust.verified:
+        unsafe = ssl.create_default_context()
+        unsafe.check_hostname = False
+        unsafe.verify_mode = ssl.CERT_NONE
+        return unsafe
+    context = _system_context()
+    if trust.ca_bundle is not None:
+        is_folder = os.path.isdir(trust.ca_bundle)
+        context.load_verify_locations(**{"capath" if is_folder else "cafile": trust.ca_bundle})
+    return context
+
+
+def _system_context() -> ssl.SSLContext:
+    under_gevent = ssl.SSLContext.__module__.startswith("gevent")
+    if sys.platform not in ("darwin", "win32"):
+        return ssl.create_default_context()
+    if not under_gevent:
+        import truststore
+
+        return truststore.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if sys.platform == "win32":
+        return ssl.create_default_context()
+    import certifi
+
+    return ssl.create_default_context(cafile=certifi.where())
 
 
 def proxy_for(host: str) -> Proxy | None:
@@ -104,9 +153,14 @@ def proxy_for(host: str) -> Proxy | None:
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.scheme != "http" or not parts.hostname:
         raise TransportError("proxy", "HTTPS_PROXY must be http://HOST:PORT")
-    secret = f"{unquote(parts.username)}:{unquote(parts.password or '')}" if parts.username else None
-    authorization = None if secret is None else base64.b64encode(secret.encode()).decode()
-    return Proxy(parts.hostname, parts.port or 80, authorization)
+    return Proxy(parts.hostname, parts.port or 80, _authorization(parts.username, parts.password))
+
+
+def _authorization(user: str | None, password: str | None) -> str | None:
+    if not user:
+        return None
+    remember(unquote(password or ""))
+    return base64.b64encode(f"{unquote(user)}:{unquote(password or '')}".encode()).decode()
 
 
 class _Names:
@@ -140,6 +194,9 @@ def _resolve(host: str, port: int) -> list[Address]:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except (socket.gaierror, UnicodeError) as error:
         raise TransportError("dns", f"{host}: {getattr(error, 'strerror', None) or error}") from None
+    forbidden = next((sockaddr[0] for *_, sockaddr in found if is_forbidden(str(sockaddr[0]))), None)
+    if forbidden is not None:
+        raise TransportError("dns", f"{host} leads to {forbidden}, which no service has; nothing was sent")
     return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
 
 

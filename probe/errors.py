@@ -1,4 +1,4 @@
-"""What can end an exchange early, by the part of the way where it did."""
+"""What the user has to mend, and what can end an exchange early, by the part of the way where it did."""
 
 from typing import Literal
 
@@ -28,3 +28,7 @@ class TransportError(Exception):
         super().__init__(message)
         self.kind: ErrorKind = kind
         self.status = status
+
+
+class SettingsError(ValueError):
+    """A setting that the user has to mend; the message is one line and says how."""

@@ -14,7 +14,8 @@ from probe.target import Target
 
 USER_AGENT = "aoai-headroom/0.1"
 
-TokenProvider = Callable[[], str]
+# Gives the bearer token for a target without a key.
+TokenProvider = Callable[[Target], str]
 
 
 def streams(target: Target, stream: bool) -> bool:
@@ -22,9 +23,9 @@ def streams(target: Target, stream: bool) -> bool:
     return stream and target.surface != "embeddings"
 
 
-def build_request(target: Target, prompt: Prompt, *, stream: bool, token: TokenProvider | None = None) -> bytes:
+def build_request(target: Target, prompt: Prompt, *, stream: bool, bearer: str | None = None) -> bytes:
     content = msgspec.json.encode(_body(target, prompt, stream))
-    fields = {"Accept": "text/event-stream" if stream else "application/json", **_credential(target, token)}
+    fields = {"Accept": "text/event-stream" if stream else "application/json", **_credential(target, bearer)}
     return framed(target, fields, content, target.extra_headers)
 
 
@@ -62,9 +63,9 @@ def asked(target: Target, prompt: Prompt, stream: bool) -> dict[str, Any]:
     return body | {"stream_options": {"include_usage": True}} if stream else body
 
 
-def _credential(target: Target, token: TokenProvider | None) -> dict[str, str]:
+def _credential(target: Target, bearer: str | None) -> dict[str, str]:
     if target.api_key is not None:
         return {target.key_header: target.api_key}
-    if token is None:
+    if bearer is None:
         raise ValueError(f"target {target.name} has no key, and no token provider was given")
-    return {"Authorization": f"Bearer {token()}"}
+    return {"Authorization": f"Bearer {bearer}"}

@@ -64,6 +64,8 @@ class SDKClient:
         self._clients: dict[str, tuple[openai.OpenAI, _Witness]] = {}
         # What interrupted the last call (Ctrl-C, a killed greenlet), for the caller to act on after journalling it.
         self.interrupt: BaseException | None = None
+        # What `token` gave last.
+        self.bearer: str | None = None
 
     def observe(
         self,
@@ -119,11 +121,22 @@ class SDKClient:
         if target.name not in self._clients:
             # Without TLS it is on loopback, where no proxy leads.
             witness = _Witness(
-                verify=tls_context(), trust_env=target.tls, timeout=self._timeout, follow_redirects=False
+                verify=tls_context(target.trust), trust_env=target.tls, timeout=self._timeout, follow_redirects=False
             )
             options = {"timeout": self._timeout, "max_retries": self._max_retries, "http_client": witness}
-            self._clients[target.name] = _sdk_for(target, self._token, options), witness
+            self._clients[target.name] = _sdk_for(target, self._bearer_for(target), options), witness
         return self._clients[target.name]
+
+    def _bearer_for(self, target: Target) -> Callable[[], str] | None:
+        token = self._token
+        if token is None or target.api_key is not None:
+            return None
+
+        def bearer() -> str:
+            self.bearer = token(target)
+            return self.bearer
+
+        return bearer
 
 
 def dropped(target: Target, prompt: Prompt, *, stream: bool, traffic: str | None, scheduled: float) -> ApplicationCall:
@@ -135,7 +148,7 @@ def dropped(target: Target, prompt: Prompt, *, stream: bool, traffic: str | None
     )
 
 
-def _sdk_for(target: Target, token: TokenProvider | None, options: Mapping[str, Any]) -> openai.OpenAI:
+def _sdk_for(target: Target, token: Callable[[], str] | None, options: Mapping[str, Any]) -> openai.OpenAI:
     """As Microsoft's documentation makes one: `AzureOpenAI` for a dated version, `OpenAI` for v1."""
     key = target.api_key
     if key is None and token is None:

@@ -20,10 +20,11 @@ import httptools
 import msgspec
 
 from probe.channel import Channel, Received
-from probe.dialing import Dialed, dial
+from probe.dialing import Dialed, dial, tls_context
 from probe.errors import ErrorKind, TransportError
 from probe.secrecy import scrubbed_bytes
 from probe.stamps import KernelClock, Stamp
+from probe.target import Trust
 from probe.waiting import OneAtATime, Waiting
 
 # How long a body may take to end after its reader has all it wants.
@@ -95,12 +96,13 @@ class Connection:
         port: int,
         *,
         tls: bool,
+        trust: Trust | None = None,
         timeouts: Timeouts | None = None,
         waiting: Waiting | None = None,
         stamps: bool = True,
     ) -> None:
         self._address = (host, port)
-        self._tls = tls
+        self._tls = tls_context(trust or Trust()) if tls else None
         self._timeouts = timeouts or Timeouts()
         self._waiting = waiting or OneAtATime()
         self._stamps = stamps

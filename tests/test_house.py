@@ -10,19 +10,21 @@ ROOT = Path(__file__).parents[1]
 
 # From the ground up. The simulator stands aside: nothing of ours imports it, and it imports nothing of ours.
 ROWS = (
-    "probe/secrecy.py",
-    "probe/record.py probe/sse.py probe/target.py probe/prompts.py probe/headers.py probe/errors.py"
+    "probe/secrecy.py probe/errors.py",
+    "probe/hosts.py probe/keys.py",
+    "probe/record.py probe/sse.py probe/target.py probe/prompts.py probe/headers.py"
     " probe/escaping.py probe/stamps.py probe/waiting.py probe/lines.py probe/trace.py"
     " probe/ranks.py probe/definitions.py probe/image_size.py",
     "probe/bodies.py probe/channel.py probe/prices.py probe/application.py probe/shares.py probe/headroom.py"
     " probe/seen.py locustfiles/_hub.py locustfiles/_watchdog.py",
     "probe/counting.py probe/dialing.py analysis/frames.py analysis/log_shapes.py",
-    "probe/transport.py probe/journal.py probe/simulated.py probe/identity.py probe/advice.py probe/render.py"
+    "probe/transport.py probe/journal.py probe/simulated.py probe/advice.py probe/render.py"
     " probe/assertions.py",
     "probe/outcome.py analysis/stats.py analysis/output.py analysis/runs.py analysis/logs.py",
     "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py"
     " analysis/signals.py",
-    "probe/client.py analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py",
+    "probe/client.py probe/identity.py",
+    "analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py",
     "probe/asking.py probe/calling.py probe/listing.py probe/settings.py probe/offline.py probe/output.py probe/sdk.py"
     " locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py",
     "probe/look.py probe/posture.py locustfiles/_load.py",

@@ -1,13 +1,17 @@
 """Microsoft Entra tokens, from an endpoint that azure-identity takes for an App Service's managed identity."""
 
 import json
+import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from probe.identity import Provider, Token
+from probe.target import SettingsError
 from tests.commands import run, settings_of
 from tests.test_client import GOOD, WHOLE
 from tests.wire import reply, sends, serving
@@ -62,3 +66,132 @@ def test_no_identity_at_all_ends_in_one_line() -> None:
     done = run("probe", settings=settings)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1 and "no Microsoft Entra token" in done.stderr
+
+
+class Clock:
+    """Unix seconds that pass when a test says so."""
+
+    def __init__(self) -> None:
+        self.now = 1_790_000_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Issuer:
+    """Gives tokens of five minutes, or refuses; counts how often it was asked."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.asked = 0
+        self.refuses = False
+
+    def __call__(self) -> Token:
+        self.asked += 1
+        if self.refuses:
+            raise SettingsError("no Microsoft Entra token: not now")
+        return Token(f"made-up-token-{self.asked}", self.clock.now + 300)
+
+
+def provider_of(issuer: Callable[[], Token], clock: Clock) -> Provider:
+    return Provider(issuer, clock, random.Random(1).random)
+
+
+def test_two_hundred_users_at_a_cold_start_ask_for_one_token() -> None:
+    asked, answer = [], threading.Event()
+
+    def slow() -> Token:
+        asked.append(1)
+        answer.wait()
+        return Token("made-up-token", time.time() + 3600)
+
+    provider, waiting = Provider(slow), threading.Barrier(201)
+
+    def user() -> str:
+        waiting.wait()
+        return provider()
+
+    with ThreadPoolExecutor(200) as users:
+        given = [users.submit(user) for _ in range(200)]
+        waiting.wait()
+        answer.set()
+        assert {one.result() for one in given} == {"made-up-token"}
+    assert len(asked) == 1
+
+
+def test_in_three_hours_of_five_minute_tokens_no_call_carries_an_expired_one() -> None:
+    clock = Clock()
+    issuer, began = Issuer(clock), clock.now
+    provider = provider_of(issuer, clock)
+    ends = {f"made-up-token-{1}": began + 300}
+    ages = []
+    while clock.now < began + 3 * 3600:
+        assert clock.now < ends[provider()]
+        clock.now += 1
+        if not provider.seconds_left():
+            ages.append(1 - (ends[provider()] - clock.now) / 300)
+            provider.refresh()
+            ends[provider()] = clock.now + 300
+    assert issuer.asked == len(ages) + 1 < 3 * 3600 / 150 + 2
+    # Jitter, so that a fleet that began together does not ask together.
+    assert 0.5 <= min(ages) < 0.6 and 0.7 < max(ages) < 0.81
+
+
+def test_a_failed_refresh_keeps_the_old_token_and_is_tried_again_soon() -> None:
+    clock = Clock()
+    issuer = Issuer(clock)
+    provider = provider_of(issuer, clock)
+    first = provider()
+    clock.now += provider.seconds_left()
+    issuer.refuses = True
+    provider.refresh()
+    assert provider() == first and 0 < provider.seconds_left() <= 30
+    clock.now += provider.seconds_left()
+    issuer.refuses = False
+    provider.refresh()
+    assert provider() != first
+
+
+def test_a_refused_token_is_replaced_at_once_and_if_that_is_refused_too_there_is_no_other() -> None:
+    clock = Clock()
+    issuer = Issuer(clock)
+    provider = provider_of(issuer, clock)
+    first = provider()
+    assert provider.seconds_left() > 0
+    assert provider.refuse(first) is None and provider.seconds_left() == 0
+    provider.refresh()
+    second = provider()
+    # Calls that were sent with the old one come back refused after it was replaced.
+    assert second != first and provider.refuse(first) is None
+    assert "refused as well" in (provider.refuse(second) or "")
+    clock.now += provider.seconds_left()
+    provider.refresh()
+    assert provider.refuse(provider()) is None
+
+
+def test_a_refused_token_that_cannot_be_replaced_is_the_end() -> None:
+    clock = Clock()
+    issuer = Issuer(clock)
+    provider = provider_of(issuer, clock)
+    first = provider()
+    issuer.refuses = True
+    assert provider.refuse(first) is None
+    provider.refresh()
+    assert "not now" in (provider.refuse(first) or "")
+
+
+def test_a_named_credential_with_a_client_and_a_scope_asks_for_these(
+    identity: tuple[dict[str, str], list[str]],
+) -> None:
+    settings, asked = identity
+    chosen = {
+        "HEADROOM_CREDENTIAL": "managed",
+        "AZURE_CLIENT_ID": "made-up-client",
+        "HEADROOM_SCOPE": "api://x/.default",
+    }
+    with serving(sends(GOOD), sends(reply(WHOLE))) as server:
+        done = run("probe", "-o", "json", settings={**settings_of(server.url), **settings, **chosen})
+    assert done.returncode == 0, done.stderr
+    assert len(asked) == 1 and "client_id=made-up-client" in asked[0] and "resource=api://x" in asked[0]
+    wrong = run("probe", settings={**settings_of(server.url), **settings, "HEADROOM_CREDENTIAL": "robot"})
+    assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "robot" in wrong.stderr
