@@ -101,7 +101,7 @@ def try_at(subject: Target, timeout: float) -> Iterator[Attempt]:
 
 
 def _credentials(subject: Target) -> dict[Trial, Credential]:
-    token = None if subject.api_key is not None else token_provider()()
+    token = None if subject.api_key is not None else token_provider(subject.identity, subject.trust)()
     return {
         "no credential": NOTHING,
         "wrong key": {subject.key_header: made_up_key()},

@@ -61,7 +61,7 @@ def ask(target: Target, credential: Credential, timeout: float, *, api_version: 
     """Never raises for what the network or the server does."""
     asked = target if api_version is None else msgspec.structs.replace(target, api_version=api_version)
     limits = Timeouts(connect=min(10.0, timeout), first_byte=timeout, idle=timeout, total=timeout)
-    connection = Connection(target.host, target.port, tls=target.tls, timeouts=limits)
+    connection = Connection(target.host, target.port, tls=target.tls, trust=target.trust, timeouts=limits)
     body = bytearray()
 
     def read_headers(_: Exchange) -> BodyReader:

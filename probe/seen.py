@@ -15,8 +15,8 @@ from pathlib import Path
 import msgspec
 
 from probe.headers import describe
+from probe.hosts import is_loopback
 from probe.record import ObservedCall
-from probe.target import is_loopback
 
 # What stays the same from call to call, so that a change means something.
 _STABLE = frozenset(

@@ -288,7 +288,7 @@ def test_a_key_comes_from_the_systems_keyring(monkeypatch: pytest.MonkeyPatch) -
     from keyring.backend import KeyringBackend
 
     class Ring(KeyringBackend):
-        priority = 1  # type: ignore[assignment]
+        priority = 1
 
         def get_password(self, service: str, username: str) -> str | None:
             return "made-up-key" if (service, username) == ("azure/openai", "me") else None
@@ -298,7 +298,7 @@ def test_a_key_comes_from_the_systems_keyring(monkeypatch: pytest.MonkeyPatch) -
         def delete_password(self, service: str, username: str) -> None: ...
 
     before = keyring.get_keyring()
-    keyring.set_keyring(Ring())
+    keyring.set_keyring(Ring())  # type: ignore[no-untyped-call]
     settings = {**ENVIRONMENT, "AZURE_OPENAI_API_KEY": "", "HEADROOM_API_KEY_KEYRING": "azure/openai/me"}
     try:
         assert only(settings).api_key == "made-up-key"
