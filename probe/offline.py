@@ -41,7 +41,7 @@ def curl(target: Target, prompt: Prompt, *, stream: bool) -> str:
 
 def _request(target: Target, prompt: Prompt, stream: bool) -> tuple[list[tuple[str, str]], str]:
     """The request line (under the name "") and the headers as they are, and the body without secrets."""
-    raw, _, content = build_request(target, prompt, stream=stream, token=lambda: SECRET).partition(b"\r\n\r\n")
+    raw, _, content = build_request(target, prompt, stream=stream, bearer=SECRET).partition(b"\r\n\r\n")
     line, *fields = raw.decode("latin-1").split("\r\n")
     named = [(name, value) for name, _, value in (field.partition(": ") for field in fields)]
     return [("", line), *named], scrubbed_bytes(content).decode("utf-8", "replace")
