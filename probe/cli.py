@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _EPILOG = """\b
 Exit codes: 0 answered, 2 a setting is wrong, 3 cannot reach the target, 4 refused (key, deployment, request),
 5 a broken reply or server error, 6 throttled, 7 an assertion failed, 130 interrupted."""
+_VS = "another target beside it, or it asked otherwise: streaming, not-streaming, key, entra"
 _FORMS = ("text", "json", "jsonl", "table", "tsv", "none")
 
 _DEFAULT = "look"
@@ -131,6 +132,8 @@ _ASK, _MODE, _OUT = "What is asked", "Instead of one look", "What comes out"
 @_option(_ASK, "--max-tokens", default=32, type=click.IntRange(1, 1_000_000), help="the most the answer may be")
 @_option(_ASK, "-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="a header to send besides")
 @_option(_ASK, "--timeout", default=60.0, type=click.FloatRange(0.1, 86_400), help="seconds after which to give up")
+@_option(_MODE, "--vs", metavar="TARGET", shell_complete=_target_names, help=_VS)
+@_option(_MODE, "--pairs", default=6, type=click.IntRange(1, 1000), help="with --vs: calls of each side, in turn")
 @_option(_MODE, "--offline", is_flag=True, help="print the exact request, secrets masked, and send nothing")
 @_option(_MODE, "--curl", is_flag=True, help="print it as a curl command, and send nothing")
 @_option(_OUT, "-o", "--output", type=click.Choice(_FORMS), default="text", help="json, jsonl: one record a call")
@@ -151,6 +154,10 @@ def look(target: str | None, **options: Any) -> NoReturn:
     from probe import look as looking
 
     settings = _settings(target, options)
+    if options["vs"] is not None:
+        from probe.side_by_side import versus
+
+        sys.exit(versus(settings, options["vs"], options["pairs"]))
     if options["offline"] or options["curl"]:
         sys.exit(looking.not_sent(settings, "curl" if options["curl"] else "request"))
     sys.exit(looking.look(settings))

@@ -19,7 +19,7 @@ ROWS = (
     " probe/seen.py locustfiles/_hub.py locustfiles/_watchdog.py",
     "probe/counting.py probe/dialing.py analysis/frames.py analysis/log_shapes.py",
     "probe/transport.py probe/journal.py probe/simulated.py probe/advice.py probe/render.py probe/assertions.py",
-    "probe/outcome.py analysis/stats.py analysis/output.py analysis/runs.py analysis/logs.py",
+    "probe/versus.py probe/outcome.py analysis/stats.py analysis/output.py analysis/runs.py analysis/logs.py",
     "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py"
     " analysis/signals.py",
     "probe/client.py probe/identity.py",
@@ -27,7 +27,8 @@ ROWS = (
     "probe/asking.py probe/calling.py probe/listing.py probe/settings.py probe/offline.py probe/output.py probe/sdk.py"
     " locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py",
     "probe/look.py probe/posture.py locustfiles/_load.py",
-    "probe/access.py probe/cli.py",
+    "probe/access.py probe/side_by_side.py",
+    "probe/cli.py",
     "locustfiles/_run.py analysis/report.py",
     "locustfiles/_user.py analysis/cli.py",
     "locustfiles/mixed.py locustfiles/_sdk.py",
