@@ -7,19 +7,16 @@ that is sent late is still sent, and its record says when it was due. A call tha
 are allowed is dropped, and on record as that: one that waited for room would put off those after it.
 """
 
-import csv
 import math
 import random
 from collections.abc import Iterator
-from datetime import datetime
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
 from probe.prompts import Ask, Mix, numbered
 from probe.target import SettingsError
-
-TRACE_COLUMNS = ("TIMESTAMP", "ContextTokens", "GeneratedTokens")
+from probe.traces import Row
 
 
 class Arrival(NamedTuple):
@@ -80,46 +77,6 @@ def _due(path: Path, number: int, text: str) -> float:
     if not 0 <= due < math.inf:
         raise SettingsError(f"schedule {path}: line {number} is {text[:40]!r}, not seconds since the run's begin")
     return due
-
-
-class Row(NamedTuple):
-    """A call of a trace: seconds after the trace's first, and its sizes in tokens."""
-
-    at: float
-    input_tokens: int
-    output_tokens: int
-
-
-def read_trace(path: Path, seconds: float | None = None) -> list[Row]:
-    """The rows of an Azure LLM inference trace (`TIMESTAMP,ContextTokens,GeneratedTokens`), in order of arrival.
-
-    With `seconds`, only the rows of that much time from the trace's start. Raises `SettingsError` that names the line.
-    """
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = _parse(path, csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"trace {path}: {getattr(error, 'strerror', None) or error}") from None
-    if not rows:
-        raise SettingsError(f"trace {path}: no rows in it")
-    began = min(row[0] for row in rows)
-    relative = sorted(Row((at - began).total_seconds(), tokens, answer) for at, tokens, answer in rows)
-    return relative if seconds is None else [row for row in relative if row.at < seconds]
-
-
-def _parse(path: Path, reader: "csv.DictReader[str]") -> list[tuple[datetime, int, int]]:
-    missing = [name for name in TRACE_COLUMNS if name not in (reader.fieldnames or ())]
-    if missing:
-        raise SettingsError(f"trace {path}: no column {missing[0]}; a trace has {', '.join(TRACE_COLUMNS)}")
-    rows = []
-    for row in reader:
-        try:
-            # Seven digits of a second: one more than Python reads before 3.11, and than it keeps.
-            at = datetime.fromisoformat(row["TIMESTAMP"])
-            rows.append((at, int(row["ContextTokens"]), int(row["GeneratedTokens"])))
-        except (TypeError, ValueError):
-            raise SettingsError(f"trace {path}: line {reader.line_num} is not a time and two whole numbers") from None
-    return rows
 
 
 def replay(rows: list[Row], speed: float, stream_share: float, seed: str, share: Share) -> Iterator[Arrival]:

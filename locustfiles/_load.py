@@ -20,7 +20,6 @@ from locustfiles._arrivals import (
     constant,
     poisson,
     read_schedule,
-    read_trace,
     replay,
 )
 from locustfiles._hub import HubWaiting
@@ -34,6 +33,7 @@ from probe.prompts import Ask, Mix
 from probe.record import ObservedCall
 from probe.request import TokenProvider
 from probe.target import Target
+from probe.traces import read_trace
 
 _RARELY = (70_000, 50, 50)
 

@@ -34,7 +34,7 @@ from locust.runners import (
 )
 from locust.stats import StatsEntry
 
-from locustfiles._arrivals import Share, read_schedule, read_trace
+from locustfiles._arrivals import Share, read_schedule
 from locustfiles._load import Load
 from locustfiles._options import OPTIONS, Options, choose, read_options
 from probe.advice import (
@@ -54,6 +54,7 @@ from probe.prompts import numbered
 from probe.record import ObservedCall, Outcome
 from probe.simulated import Simulator, simulated_targets
 from probe.target import SettingsError, Target, configured
+from probe.traces import read_trace
 
 # The open model's clock starts a little after the run is set up, so that its first calls are not late.
 LEAD_SECONDS = 0.5

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from locustfiles._arrivals import Row, Share, at_times, constant, poisson, read_schedule, read_trace, replay
+from locustfiles._arrivals import Share, at_times, constant, poisson, read_schedule, replay
 from probe.prompts import CONVERSATION, Mix
 from probe.target import SettingsError
+from probe.traces import Row, read_trace
 
 TRACE = Path(__file__).parents[2] / "shared" / "fixtures" / "traces" / "AzureLLMInferenceTrace_conv.csv"
 HEADER = "TIMESTAMP,ContextTokens,GeneratedTokens\n"
@@ -111,6 +112,14 @@ def test_what_is_wrong_in_a_trace_is_named_with_its_line(tmp_path: Path, text: s
     (tmp_path / "trace.csv").write_text(text)
     with pytest.raises(SettingsError, match=says):
         read_trace(tmp_path / "trace.csv")
+
+
+def test_a_burstgpt_trace_is_read_by_its_own_columns(tmp_path: Path) -> None:
+    (tmp_path / "burst.csv").write_text(
+        "Timestamp,Model,Request tokens,Response tokens,Total tokens,Log Type\n"
+        "5,ChatGPT,472,18,490,Conversation log\n118,GPT-4,1087,0,1087,API log\n"
+    )
+    assert read_trace(tmp_path / "burst.csv") == [Row(0.0, 472, 18), Row(113.0, 1087, 0)]
 
 
 @pytest.mark.skipif(not TRACE.exists(), reason="the published trace is not beside this checkout")

@@ -16,7 +16,7 @@ ROWS = (
     " probe/escaping.py probe/stamps.py probe/waiting.py probe/lines.py probe/trace.py"
     " probe/ranks.py probe/definitions.py probe/image_size.py",
     "probe/bodies.py probe/channel.py probe/prices.py probe/application.py probe/shares.py probe/headroom.py"
-    " probe/seen.py locustfiles/_hub.py locustfiles/_watchdog.py",
+    " probe/seen.py probe/traces.py locustfiles/_hub.py locustfiles/_watchdog.py",
     "probe/counting.py probe/dialing.py analysis/frames.py analysis/log_shapes.py",
     "probe/transport.py probe/journal.py probe/simulated.py probe/advice.py probe/render.py probe/assertions.py",
     "probe/versus.py probe/outcome.py analysis/stats.py analysis/output.py analysis/runs.py analysis/logs.py",

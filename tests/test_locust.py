@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from locustfiles._arrivals import read_trace
 from probe.journal import read_calls
 from probe.simulated import Simulator
+from probe.traces import read_trace
 from tests.commands import ROOT, run, settings_of
 from tests.runs import Start, ended, load_of, only_run, openai_shaped, results_in
 from tests.test_client import WHOLE
