@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from probe.advice import EXIT_DISK, EXIT_SETTINGS
+from analysis.output import Output
+from probe.advice import EXIT_DISK, EXIT_EXPECTATION, EXIT_OK, EXIT_SETTINGS
 from probe.journal import JournalError, write_whole
 
 if TYPE_CHECKING:
@@ -41,10 +42,10 @@ def report(run: Path | None, logs: tuple[Path, ...], output: str) -> None:
     """
     # Imported here, because they take seconds: --help needs none of them, and a wrong RUN not the last.
     from analysis.logs import LogsError
-    from analysis.runs import RunError, newest_run, read_run
+    from analysis.runs import RunError, read_run
 
     try:
-        found = read_run(run or newest_run(Path(os.environ.get("HEADROOM_RESULTS") or "results")))
+        found = read_run(*_given((run,) if run else ()))
         folders = [_existing(folder) for folder in logs] or _known_logs(found)
         from analysis.report import analyse, as_json, html, text
 
@@ -104,15 +105,43 @@ def _each(
     """Prints the result of each run, as JSON one object, or a list of them for several."""
     from analysis.logs import LogsError
     from analysis.output import render_runs
-    from analysis.runs import RunError, newest_run, read_run
+    from analysis.runs import RunError, read_run
 
     try:
-        folders = runs or (newest_run(Path(os.environ.get("HEADROOM_RESULTS") or "results")),)
-        found = (read_run(folder, headers) for folder in folders)
+        found = (read_run(folder, headers) for folder in _given(runs))
         results = [(run.name, analyse(run)) for run in found]
     except (RunError, LogsError) as error:
         _fail(str(error), EXIT_SETTINGS)
     click.echo(render_runs(results, output))
+
+
+@analysis.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", show_default=True)
+def verify(runs: tuple[Path, ...], output: "Output") -> None:
+    """Whether the record of each RUN (by default the newest) is whole; exit code 7 where it does not add up.
+
+    Everything scheduled was sent or dropped, everything sent has ended or was in flight when its process was killed,
+    and no line is changed, missing, doubled or out of its place.
+    """
+    from analysis.output import render_runs
+    from analysis.runs import RunError
+    from analysis.verify import as_result
+    from analysis.verify import verify as verify_run
+
+    try:
+        verdicts = [verify_run(run) for run in _given(runs)]
+    except RunError as error:
+        _fail(str(error), EXIT_SETTINGS)
+    click.echo(render_runs([(verdict.run, as_result(verdict)) for verdict in verdicts], output))
+    sys.exit(EXIT_OK if all(verdict.adds_up for verdict in verdicts) else EXIT_EXPECTATION)
+
+
+def _given(runs: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Or the newest. Raises `RunError`."""
+    from analysis.runs import newest_run
+
+    return runs or (newest_run(Path(os.environ.get("HEADROOM_RESULTS") or "results")),)
 
 
 def _existing(folder: Path) -> Path:

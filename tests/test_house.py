@@ -21,7 +21,7 @@ ROWS = (
     "probe/transport.py probe/journal.py probe/simulated.py probe/advice.py probe/render.py probe/assertions.py",
     "probe/versus.py probe/outcome.py analysis/stats.py analysis/output.py analysis/runs.py analysis/logs.py",
     "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py"
-    " analysis/signals.py",
+    " analysis/signals.py analysis/verify.py",
     "probe/client.py probe/identity.py",
     "analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py",
     "probe/asking.py probe/calling.py probe/listing.py probe/settings.py probe/offline.py probe/output.py probe/sdk.py"
