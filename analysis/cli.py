@@ -45,7 +45,8 @@ def report(run: Path | None, logs: tuple[Path, ...], output: str) -> None:
     from analysis.runs import RunError, read_run
 
     try:
-        found = read_run(*_given((run,) if run else ()))
+        (folder,) = _given((run,) if run else ())
+        found = read_run(folder)
         folders = [_existing(folder) for folder in logs] or _known_logs(found)
         from analysis.report import analyse, as_json, html, text
 
