@@ -27,6 +27,7 @@ _FORMS = ("text", "json", "jsonl", "table", "tsv", "none")
 _DEFAULT = "look"
 # Where each command lives, and what `probe --help` says of it without importing it.
 _ELSEWHERE: dict[str, tuple[str, str]] = {
+    "open": ("probe.opening:open_", "the sheet of a captured call: HAR, raw response, journal line"),
     "access": ("probe.access:access", "how a target is protected, and a gate for pipelines"),
 }
 

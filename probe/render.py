@@ -105,6 +105,8 @@ class _Sheet:
 
     def _timing(self, call: ObservedCall) -> Iterator[Text]:
         spans = _spans(call)
+        if not spans:
+            return
         began, ended = spans[0].start, spans[-1].end
         room = min(self._width - 29, _LONGEST_BAR)
         scale = room / (ended - began) if ended > began else 0.0
@@ -216,7 +218,8 @@ def _said(reading: Reading) -> str:
 
 
 def _verdict(call: ObservedCall) -> list[_Part]:
-    outcome = call.outcome.replace("_", " ")
+    # A capture without a body does not say what its call came to.
+    outcome = (call.outcome or "").replace("_", " ")
     if call.throttle_kind is not None:
         outcome += f" ({call.throttle_kind.replace('_', ' ')})"
     style = "green" if call.outcome in _AS_HOPED else "yellow" if call.outcome in _AS_RULED else "red"
@@ -246,15 +249,19 @@ def _model(call: ObservedCall) -> str:
 
 
 def _circumstances(call: ObservedCall) -> list[_Part]:
-    issued = datetime.fromtimestamp(call.start_time_unix_nano / 1e9, UTC)
     parts = [
         "streaming" if call.request_stream else "not streaming",
-        "direct" if call.gateway == "direct" else "through API Management",
-        f"deployment {call.request_model}",
-        f"{call.server_address}:{call.server_port}",
-        f"{issued:%Y-%m-%d %H:%M:%S} UTC",
+        {"direct": "direct", "apim": "through API Management"}.get(call.gateway),
+        call.request_model and f"deployment {call.request_model}",
+        call.server_address and f"{call.server_address}:{call.server_port}",
+        _at(call.start_time_unix_nano),
     ]
-    return [(part, "dim") for part in parts]
+    # What a measured call always has, a captured one may not (`probe.capture`).
+    return [(part, "dim") for part in parts if part]
+
+
+def _at(unix_nano: int | None) -> str | None:
+    return None if unix_nano is None else f"{datetime.fromtimestamp(unix_nano / 1e9, UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def _error(call: ObservedCall) -> list[_Part]:

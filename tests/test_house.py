@@ -26,8 +26,8 @@ ROWS = (
     "analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py",
     "probe/asking.py probe/calling.py probe/listing.py probe/settings.py probe/offline.py probe/output.py probe/sdk.py"
     " locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py",
-    "probe/look.py probe/posture.py locustfiles/_load.py",
-    "probe/access.py probe/side_by_side.py",
+    "probe/capture.py probe/look.py probe/posture.py locustfiles/_load.py",
+    "probe/access.py probe/opening.py probe/side_by_side.py",
     "probe/cli.py",
     "locustfiles/_run.py analysis/report.py",
     "locustfiles/_user.py analysis/cli.py",
