@@ -10,6 +10,7 @@ A call that fails later is an observation and changes no exit code.
 
 import os
 import signal
+import socket
 import sys
 import time
 from collections import Counter
@@ -385,6 +386,23 @@ def listen(scenario: str) -> None:
 def add_options(parser: LocustArgumentParser) -> None:
     for flag, variable, default, meaning in OPTIONS:
         parser.add_argument(flag, env_var=variable, default=default, help=meaning)
+    if _is_alone(sys.argv[1:]):
+        port = _free_port()
+        parser.set_defaults(master_bind_port=port, master_port=port)
+
+
+def _is_alone(arguments: list[str]) -> bool:
+    """Whether master and workers are this command's own. On Locust's one port for all of them, workers of two runs on
+    a machine would find each other's masters."""
+    named = ("--master", "--worker")
+    forks = "LOCUST_PROCESSES" in os.environ or any(one.startswith("--processes") for one in arguments)
+    return forks and not any(one.startswith(named) for one in arguments)
+
+
+def _free_port() -> int:
+    with socket.socket() as probing:
+        probing.bind(("127.0.0.1", 0))
+        return int(probing.getsockname()[1])
 
 
 def running() -> Load:

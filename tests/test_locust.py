@@ -49,6 +49,16 @@ def test_with_nothing_configured_it_starts_the_simulator_and_says_so(tmp_path: P
     assert ended(tmp_path)["how"] == "completed"
 
 
+def test_two_runs_with_workers_at_once_keep_to_themselves(tmp_path: Path, start: Start) -> None:
+    with serving(answers(openai_shaped())) as endpoint:
+        folders = [tmp_path / "one", tmp_path / "other"]
+        command = ("locust", "--headless", "--run-time", "2s", "--processes", "2")
+        runs = [start(*command, settings=results_in(folder, endpoint, HEADROOM_RATE="5")) for folder in folders]
+        assert [one.wait(60) for one in runs] == [0, 0]
+    for folder in folders:
+        assert len({call.worker_id for call in load_of(folder)}) == 2
+
+
 def test_every_call_in_the_journal_is_in_the_simulators_logs_and_the_other_way_round(tmp_path: Path) -> None:
     run("locust", "--headless", "--run-time", "4s", settings={"HEADROOM_RESULTS": str(tmp_path)})
     folder = only_run(tmp_path)
