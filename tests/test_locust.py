@@ -53,7 +53,7 @@ def test_two_runs_with_workers_at_once_keep_to_themselves(tmp_path: Path, start:
     with serving(answers(openai_shaped())) as server:
         folders = [tmp_path / "one", tmp_path / "other"]
         command = ("locust", "--headless", "--run-time", "2s", "--processes", "2")
-        runs = [start(*command, settings=results_in(folder, server.endpoint, HEADROOM_RATE="5")) for folder in folders]
+        runs = [start(*command, settings=results_in(folder, server.url, HEADROOM_RATE="5")) for folder in folders]
         assert [one.wait(60) for one in runs] == [0, 0]
     for folder in folders:
         assert len({call.worker_id for call in load_of(folder)}) == 2
