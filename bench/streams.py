@@ -82,7 +82,7 @@ class Server:
         # When the first event of each stream was written, and how late (both ns).
         self.written: dict[int, int] = {}
         self.late: list[int] = []
-        self.accepted = self.requests = self.completed = self.sent = 0
+        self.requests = self.completed = 0
 
     def serve(self, stop: int) -> None:
         """Until `stop`, a descriptor, can be read."""
@@ -110,7 +110,6 @@ class Server:
                 connection.setblocking(False)
                 if self._context is not None:
                     connection = self._context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False)
-                self.accepted += 1
                 self._open[connection.fileno()] = _Connection(connection)
                 self._poll.register(connection, select.EPOLLIN)
 
@@ -135,7 +134,6 @@ class Server:
         one.request_id = self.requests
         if b'"stream":true' not in body.replace(b" ", b""):
             one.send(_head(one.request_id, b"application/json", b"content-length: %d" % len(_WHOLE)) + _WHOLE)
-            self.completed += 1
             return
         # The head goes out with the first event: what comes first is then one stamp.
         one.head = _head(one.request_id, b"text/event-stream", b"transfer-encoding: chunked")
@@ -175,8 +173,6 @@ class Server:
     def did(self) -> dict[str, Any]:
         times, centiles = os.times(), quantiles(self.late, n=100) if len(self.late) > 1 else [0.0] * 99
         return {
-            "accepted": self.accepted,
-            "requests": self.requests,
             "completed": self.completed,
             "events": len(self.late),
             "late_ms": [centiles[49] / 1e6, centiles[98] / 1e6],
