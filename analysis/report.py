@@ -139,7 +139,7 @@ def _share(part: int, whole: int) -> str:
 def caveats(findings: Findings) -> list[str]:
     """What a reader must know before believing the figures."""
     run = findings.run
-    found = _about_time(findings)
+    found = [*_about_trust(findings), *_about_time(findings)]
     if run.skipped:
         found.append(f"{run.skipped:,} lines of the journal were no records and were skipped.")
     how = run.about.ended.how if run.about.ended else None
@@ -147,6 +147,16 @@ def caveats(findings: Findings) -> list[str]:
         ended = f"The run was {_plain(how)}." if how else "The run has no end on record: it is on, or it was killed."
         found.append(ended)
     return found + _about_the_application(findings) + _about_estimates(findings) + _about_logs(findings)
+
+
+def _about_trust(findings: Findings) -> list[str]:
+    unverified = [str(target.name) for target in findings.run.about.targets if target.tls_verified is False]
+    if not unverified:
+        return []
+    return [
+        f"CERTIFICATES WERE NOT VERIFIED (--insecure-skip-verify) for {', '.join(unverified)}: whoever was in between "
+        "could have answered instead."
+    ]
 
 
 def _about_the_application(findings: Findings) -> list[str]:
@@ -568,7 +578,9 @@ def html(findings: Findings) -> str:
     return environment.get_template("report.html").render(
         run=run,
         verdict=verdict(findings),
-        caveats=caveats(findings),
+        # The first screen has it before anything else.
+        stamps=_about_trust(findings),
+        caveats=caveats(findings)[len(_about_trust(findings)) :],
         facts=_facts(findings),
         counts=findings.counts,
         headline=_headline(findings),
@@ -591,7 +603,7 @@ def html(findings: Findings) -> str:
 
 def _described(target: Target) -> str:
     """What is on record of a target, in the order of its fields."""
-    return ", ".join(str(value) for value in msgspec.structs.astuple(target) if value is not None)
+    return ", ".join(value for value in msgspec.structs.astuple(target) if isinstance(value, str))
 
 
 def _headline(findings: Findings) -> list[tuple[str, str, str]]:

@@ -88,6 +88,8 @@ class Target(msgspec.Struct, frozen=True):
     gateway: str | None = None
     deployment: str | None = None
     api_version: str | None = None
+    # None where it was called without TLS.
+    tls_verified: bool | None = None
 
 
 class Ended(msgspec.Struct, frozen=True):

@@ -1,13 +1,17 @@
 """The options of a run, each as a flag of Locust's and as an environment variable."""
 
-from collections.abc import Mapping
+import os
+from argparse import SUPPRESS, Action, ArgumentParser
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import msgspec
+from locust.argument_parser import LocustArgumentParser
 
+from probe.hosts import NO_KEY, is_loopback
 from probe.prompts import CONVERSATION, TrafficClass, read_mix
-from probe.target import SettingsError, Target
+from probe.target import SettingsError, Target, configured
 from probe.transport import Timeouts
 
 # Flag, environment variable, default, meaning. Values are text, so that a wrong one ends in one line of ours.
@@ -27,6 +31,13 @@ OPTIONS = (
     ("--clock", "HEADROOM_CLOCK", "kernel", "arrival stamps: the kernel's (on Linux), or user: this process's own"),
     ("--max-tainted", "HEADROOM_MAX_TAINTED", "0.01", "share of late stamps up to which first tokens are reported"),
     ("--sdk-retries", "HEADROOM_SDK_RETRIES", "", "sdk_retries.py: retries of the SDK; by default its own number, 2"),
+    (
+        "--allow-host",
+        "HEADROOM_ALLOW_HOST",
+        "",
+        "your own hosts that may get the key, with commas; or *.NAME",
+    ),
+    ("--ca-bundle", "HEADROOM_CA_BUNDLE", "", "certificates (PEM) of authorities to trust besides the system's"),
     ("--seed", "HEADROOM_SEED", "1", "of the mix and the arrivals"),
     ("--results", "HEADROOM_RESULTS", "results", "folder that runs are kept in"),
 )
@@ -48,6 +59,9 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     clock: Literal["kernel", "user"]
     max_tainted: float
     sdk_retries: int | None
+    allow_host: str
+    ca_bundle: str
+    tls_verified: bool
     seed: str
     results: str
 
@@ -86,9 +100,47 @@ def read_options(parsed: Any) -> Options:
         clock=_one_of(text, "--clock", "kernel", "user"),
         max_tainted=_number(text, "--max-tainted", 0.0, 1.0),
         sdk_retries=int(_number(text, "--sdk-retries", 0, 100)) if text["--sdk-retries"] else None,
+        allow_host=text["--allow-host"],
+        ca_bundle=text["--ca-bundle"],
+        tls_verified=not parsed.insecure_skip_verify,
         seed=text["--seed"],
         results=text["--results"] or "results",
     )
+
+
+def find(options: Options) -> dict[str, Target]:
+    """The configured targets by name, as these options would have them. Raises `SettingsError`."""
+    said = {"HEADROOM_ALLOW_HOST": options.allow_host, "HEADROOM_CA_BUNDLE": options.ca_bundle}
+    return configured({**os.environ, **said}, verified=options.tls_verified)
+
+
+def add_trust_options(parser: LocustArgumentParser) -> None:
+    """What only a command line may say, what it must not say, and where Locust listens unless told otherwise."""
+    parser.set_defaults(web_host="127.0.0.1", master_bind_host="127.0.0.1")
+    parser.add_argument(
+        "--insecure-skip-verify",
+        action="store_true",
+        include_in_web_ui=False,
+        help="do not verify certificates; never with a key that matters",
+    )
+    parser.add_argument(
+        *("--api-key", "--token"), nargs="?", action=_Refused, default=SUPPRESS, help=SUPPRESS, include_in_web_ui=False
+    )
+
+
+class _Refused(Action):
+    def __call__(self, parser: ArgumentParser, *_: Any) -> NoReturn:
+        parser.exit(2, f"headroom: {NO_KEY}\n")
+
+
+def check_listening(parsed: Any) -> Iterator[str]:
+    """A line for each door that is open to the network."""
+    doors = {} if parsed.headless else {"the web UI, which asks nobody who they are,": parsed.web_host}
+    if parsed.master or parsed.processes:
+        doors["the master, which takes orders from anybody who connects,"] = parsed.master_bind_host
+    for door, host in doors.items():
+        if not is_loopback(host or "*"):
+            yield f"{door} listens on {host or '*'} and not on this machine alone"
 
 
 def choose(found: Mapping[str, Target], names: tuple[str, ...]) -> list[Target]:

@@ -37,7 +37,7 @@ from locust.stats import StatsEntry
 
 from locustfiles._arrivals import Share, read_schedule
 from locustfiles._load import Load
-from locustfiles._options import OPTIONS, Options, choose, read_options
+from locustfiles._options import OPTIONS, Options, add_trust_options, check_listening, choose, find, read_options
 from probe.advice import (
     EXIT_DISK,
     EXIT_INTERRUPTED,
@@ -49,12 +49,14 @@ from probe.advice import (
     exit_code,
 )
 from probe.client import Client
+from probe.hosts import UNVERIFIED, red
 from probe.identity import sign_in
 from probe.journal import JournalError, Run, check_results, end_run, start_run
 from probe.prompts import numbered
 from probe.record import ObservedCall, Outcome
+from probe.secrecy import guard
 from probe.simulated import Simulator, simulated_targets
-from probe.target import SettingsError, Target, configured
+from probe.target import SettingsError, Target
 from probe.traces import read_trace
 
 # The open model's clock starts a little after the run is set up, so that its first calls are not late.
@@ -85,6 +87,7 @@ class Session:
 
     def open(self, environment: Environment) -> None:
         """Reads the settings and checks the targets; anything wrong ends the process here."""
+        guard()
         self.environment = environment
         # Locust calls these in reverse order, and its master's own, which ends the run, is there by now.
         environment.events.quitting.add_listener(lambda **_: self.quitting())
@@ -96,6 +99,8 @@ class Session:
         runner.register_message(_TALLY, lambda environment, msg, **_: self._workers_tally.update(msg.data))
         if isinstance(runner, MasterRunner):
             quit_after_workers(runner)
+        for line in check_listening(environment.parsed_options):
+            say(line)
         try:
             self.options = read_options(environment.parsed_options)
             if self.options.trace is not None:
@@ -214,7 +219,10 @@ class Session:
         runner.send_message(_ARRIVALS_ENDED, getattr(runner, "client_id", "local"))
 
     def _find_targets(self) -> dict[str, Target]:
-        found = configured()
+        found = find(self.options)
+        if not self.options.tls_verified:
+            self._check_flag()
+            say(red(UNVERIFIED))
         if found:
             return found
         say("no endpoint configured: starting the simulator (set AZURE_OPENAI_ENDPOINT to call a real one)")
@@ -232,6 +240,10 @@ class Session:
             if code not in (EXIT_OK, EXIT_THROTTLED) and call.outcome != "server_error":
                 self._refuse(advice(call, target) or "", code)
         client.close()
+
+    def _check_flag(self) -> None:
+        if not any(argument.startswith("--insecure") for argument in sys.argv):
+            raise SettingsError("insecure-skip-verify stands in a file; only a command line can say it")
 
     def _refuse(self, message: str, code: int) -> NoReturn:
         say(message)
@@ -285,7 +297,7 @@ class Session:
         told = parsed.headroom_run
         self.options = read_options(parsed)
         simulated = told["simulated"]
-        found = configured() if simulated is None else simulated_targets(simulated)
+        found = find(self.options) if simulated is None else simulated_targets(simulated)
         share = Share(max(0, getattr(self.environment.runner, "worker_index", 0)), max(1, parsed.expect_workers))
         self._how = "completed"
         try:
@@ -386,6 +398,7 @@ def listen(scenario: str) -> None:
 def add_options(parser: LocustArgumentParser) -> None:
     for flag, variable, default, meaning in OPTIONS:
         parser.add_argument(flag, env_var=variable, default=default, help=meaning)
+    add_trust_options(parser)
     if _is_alone(sys.argv[1:]):
         port = _free_port()
         parser.set_defaults(master_bind_port=port, master_port=port)

@@ -17,6 +17,7 @@ from probe.advice import EXIT_EXPECTATION, EXIT_OK, EXIT_UNREACHABLE
 from probe.asking import NOTHING, Credential, ask, configured, made_up_key, made_up_token
 from probe.calling import choose, say, targets
 from probe.identity import token_provider
+from probe.options import trusting
 from probe.posture import Attempt, Finding, Trial, attempt, findings, held_against, read_expectation
 from probe.target import SettingsError, Target
 
@@ -39,6 +40,7 @@ credential was let in, 130 interrupted."""
 @click.option("--expect", "expected", metavar="NAME=VALUE|FILE", multiple=True, help="what has to be so; repeatable")
 @click.option("-o", "--output", type=click.Choice(["text", "json", "none"]), default="text", help="json: one object")
 @click.option("--timeout", default=20.0, type=click.FloatRange(0.1, 600), help="seconds for each request")
+@trusting
 def access(
     target: str | None, via: str | None, direct: str | None, expected: tuple[str, ...], output: str, timeout: float
 ) -> NoReturn:

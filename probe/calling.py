@@ -3,6 +3,7 @@
 Where none is configured, a simulator is started that lives as long as the command does.
 """
 
+import os
 import sys
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -10,7 +11,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from probe.client import Client
+from probe.hosts import UNVERIFIED, red
 from probe.identity import sign_in
+from probe.options import given
 from probe.simulated import Simulator
 from probe.target import SettingsError, Target, configured
 from probe.transport import Timeouts
@@ -23,7 +26,10 @@ def say(message: str) -> None:
 
 def targets(stack: ExitStack) -> dict[str, Target]:
     """The configured targets by name, or those of a simulator that stops with `stack`. Raises `SettingsError`."""
-    found = configured()
+    said = given()
+    found = configured({**os.environ, **said.environ}, verified=said.verified)
+    if not said.verified:
+        say(red(UNVERIFIED))
     if found:
         return found
     say("no endpoint configured: starting the simulator (set AZURE_OPENAI_ENDPOINT to call a real one)")

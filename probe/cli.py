@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 
+from probe.options import trusting
+
 if TYPE_CHECKING:
     from probe.look import Settings
 
@@ -51,8 +53,10 @@ class _Probe(click.Group):
     def invoke(self, ctx: click.Context) -> object:
         from probe.advice import EXIT_INTERRUPTED, EXIT_SETTINGS
         from probe.calling import say
+        from probe.secrecy import guard
         from probe.target import SettingsError
 
+        guard()
         try:
             return super().invoke(ctx)
         except SettingsError as error:
@@ -140,6 +144,7 @@ _ASK, _MODE, _OUT = "What is asked", "Instead of one look", "What comes out"
 @_option(_OUT, "-o", "--output", type=click.Choice(_FORMS), default="text", help="json, jsonl: one record a call")
 @_option(_OUT, "--query", metavar="JMESPATH", help="of each record; printed as JSON, or as -o says")
 @_option(_OUT, "--assert", "assertions", multiple=True, metavar="EXPR", help="exit with 7 unless it holds; repeatable")
+@trusting
 def look(target: str | None, **options: Any) -> NoReturn:
     """Make one streaming and one other call to TARGET and show every header that comes back.
 

@@ -8,12 +8,22 @@ Decided. What is checked is the text of the name, before there is a socket, and 
 """
 
 import ipaddress
+import os
 import re
+import sys
 from collections.abc import Iterable
 from urllib.parse import urlsplit
 
 from probe.errors import SettingsError
 from probe.secrecy import shown_url
+
+NO_KEY = (
+    "a key is never an argument, which every process on this machine could read; set AZURE_OPENAI_API_KEY, "
+    "AZURE_OPENAI_API_KEY_FILE or HEADROOM_API_KEY_KEYRING, or sign in with HEADROOM_AUTH=entra"
+)
+UNVERIFIED = (
+    "CERTIFICATES ARE NOT VERIFIED (--insecure-skip-verify): whoever is in between can take the key and change replies"
+)
 
 # In the public cloud and in the sovereign ones.
 _AZURE = tuple(
@@ -111,3 +121,8 @@ def _covers(name: str, host: str) -> bool:
 
 def is_plain(text: str) -> bool:
     return text.isascii() and text.isprintable() and " " not in text
+
+
+def red(text: str) -> str:
+    """For standard error."""
+    return f"\x1b[1;31m{text}\x1b[0m" if sys.stderr.isatty() and not os.environ.get("NO_COLOR") else text

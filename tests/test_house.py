@@ -12,7 +12,7 @@ ROOT = Path(__file__).parents[1]
 ROWS = (
     "probe/secrecy.py probe/errors.py",
     "probe/hosts.py probe/keys.py",
-    "probe/record.py probe/sse.py probe/target.py probe/prompts.py probe/headers.py"
+    "probe/record.py probe/options.py probe/sse.py probe/target.py probe/prompts.py probe/headers.py"
     " probe/escaping.py probe/stamps.py probe/waiting.py probe/lines.py probe/trace.py"
     " probe/ranks.py probe/definitions.py probe/image_size.py",
     "probe/bodies.py probe/channel.py probe/prices.py probe/application.py probe/shares.py probe/headroom.py"

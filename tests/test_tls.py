@@ -1,5 +1,6 @@
 """TLS as users meet it: certificates that are trusted, and those that must not be."""
 
+import json
 import ssl
 import sys
 from pathlib import Path
@@ -62,6 +63,50 @@ def test_a_certificate_for_another_name_is_refused(authority: Authority) -> None
         assert server.requests == []
     assert (code, call.outcome) == (3, "tls")
     assert "not valid for" in said
+
+
+@pytest.mark.parametrize("variable", ["HEADROOM_CA_BUNDLE", "REQUESTS_CA_BUNDLE"])
+def test_a_bundle_is_trusted_besides_the_systems_authorities(authority: Authority, variable: str) -> None:
+    with serving(answers(openai_shaped()), tls=authority.server("127.0.0.1")) as server:
+        code, _, call = look(server, **{variable: str(authority.file)})
+        flagged = run("probe", "-o", "none", "--ca-bundle", str(authority.file), settings=settings_of(server.url))
+    assert (code, call.outcome, flagged.returncode) == (0, "ok", 0)
+
+
+def test_only_a_flag_turns_verification_off_and_it_is_shouted(authority: Authority) -> None:
+    settings = {
+        "HEADROOM_PROBE_INSECURE_SKIP_VERIFY": "1",
+        "HEADROOM_INSECURE_SKIP_VERIFY": "1",
+        "PYTHONHTTPSVERIFY": "0",
+    }
+    with serving(answers(openai_shaped()), tls=authority.server("elsewhere.example")) as server:
+        code, _, call = look(server, **settings)
+        assert (code, call.outcome, server.requests) == (3, "tls", [])
+        done = run("probe", "-o", "none", "--insecure-skip-verify", settings=settings_of(server.url))
+    assert done.returncode == 0
+    assert "CERTIFICATES ARE NOT VERIFIED" in done.stderr.splitlines()[0]
+
+
+def test_a_run_without_verification_says_so_in_its_record_and_first_in_its_report(
+    tmp_path: Path, authority: Authority
+) -> None:
+    locust = ("locust", "-f", "locustfiles/sdk_retries.py", "--headless", "--run-time", "2s", "--users", "2")
+    with serving(answers(openai_shaped()), tls=authority.server("elsewhere.example")) as server:
+        settings = settings_of(server.url, HEADROOM_RESULTS=str(tmp_path), LOCUST_INSECURE_SKIP_VERIFY="1")
+        refused = run(*locust, settings=settings)
+        done = run(*locust, "--insecure-skip-verify", settings=settings)
+    assert (refused.returncode, done.returncode) == (3, 0)
+    assert "CERTIFICATES ARE NOT VERIFIED" in done.stderr and "CERTIFICATES" not in refused.stderr
+    folder = only_run(tmp_path)
+    assert [one["tls_verified"] for one in json.loads((folder / "run.json").read_text())["targets"]] == [False]
+    assert {call.outcome for call in read_calls(folder).calls} == {"ok"}
+    # The application's calls, too.
+    (file,) = folder.glob("application-*.jsonl")
+    assert "error.type" not in file.read_text()
+    report = run("analysis", "report", settings=settings)
+    assert "CERTIFICATES WERE NOT VERIFIED" in report.stdout
+    page = (folder / "report.html").read_text()
+    assert 0 < page.find("CERTIFICATES WERE NOT VERIFIED") < page.find("<h1>")
 
 
 def test_a_run_goes_over_tls_with_connections_that_are_used_again(tmp_path: Path, authority: Authority) -> None:
