@@ -31,12 +31,7 @@ OPTIONS = (
     ("--clock", "HEADROOM_CLOCK", "kernel", "arrival stamps: the kernel's (on Linux), or user: this process's own"),
     ("--max-tainted", "HEADROOM_MAX_TAINTED", "0.01", "share of late stamps up to which first tokens are reported"),
     ("--sdk-retries", "HEADROOM_SDK_RETRIES", "", "sdk_retries.py: retries of the SDK; by default its own number, 2"),
-    (
-        "--allow-host",
-        "HEADROOM_ALLOW_HOST",
-        "",
-        "your own hosts that may get the key, with commas; or *.NAME",
-    ),
+    ("--allow-host", "HEADROOM_ALLOW_HOST", "", "your own hosts that may get the key, with commas, or *.NAME"),
     ("--ca-bundle", "HEADROOM_CA_BUNDLE", "", "certificates (PEM) of authorities to trust besides the system's"),
     ("--seed", "HEADROOM_SEED", "1", "of the mix and the arrivals"),
     ("--results", "HEADROOM_RESULTS", "results", "folder that runs are kept in"),
