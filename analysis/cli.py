@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -98,6 +98,49 @@ def regions(runs: tuple[Path, ...], logs: tuple[Path, ...], output: "Output") ->
         return as_result(analyse(join(run.calls, read_logs(folders)).calls if folders else run.calls))
 
     _each(runs, output, result, REGION_HEADERS)
+
+
+@analysis.command()
+@click.argument("source", required=False, type=click.Path(path_type=Path))
+@click.option("--model", help="what is bought; of a run or a log, by default the model that answered")
+@click.option("--offer", type=click.Choice(["global", "datazone", "regional"]), default="global", show_default=True)
+@click.option("--rpm", type=click.FloatRange(0, min_open=True), help="requests a minute, where there is no SOURCE")
+@click.option("--input-tokens", type=click.FloatRange(0), help="of one request, where there is no SOURCE")
+@click.option("--output-tokens", type=click.FloatRange(0), help="of one request, where there is no SOURCE")
+@click.option("--cached-share", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="of the input")
+@click.option("--deployment", help="whose calls, where the run or the log has several")
+@click.option("--throttled", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="share allowed")
+@click.option("--growth", type=click.FloatRange(0.01, 1000), default=1.0, show_default=True, help="times the load")
+@click.option("--retries", type=click.IntRange(0, 20), default=0, show_default=True, help="of the client, after a 429")
+@click.option("--spillover", is_flag=True, help="what is refused goes to pay-as-you-go, and costs")
+@click.option("--bucket-seconds", type=click.FloatRange(1, 3600), default=60.0, show_default=True, help="a full bucket")
+@click.option("--bought", type=click.IntRange(1), help="units behind the run: what one really takes is said")
+@click.option("--models", type=click.Path(path_type=Path), help="file with what units of other models are worth")
+@click.option("--prices", type=click.Path(path_type=Path), help="file with your prices")
+@click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", show_default=True)
+def ptu(source: Path | None, output: "Output", **given: Any) -> None:
+    """How many provisioned units SOURCE needs: a run, a folder or file of diagnostic logs, or a trace (.csv).
+
+    Every call of it goes through the units' bucket, so that bursts count. Without SOURCE, by arithmetic for an even
+    load of --rpm requests a minute with --input-tokens and --output-tokens each.
+
+    \b
+    analysis ptu --model gpt-5.1 --rpm 200 --input-tokens 2000 --output-tokens 400 --cached-share 0.5
+    analysis ptu results/RUN --growth 3 --throttled 0.005
+    analysis ptu trace.csv --model gpt-4.1 --retries 2
+    """
+    from analysis.logs import LogsError
+    from analysis.output import render
+    from analysis.runs import RunError
+    from analysis.sizing import Given, average, replayed
+    from probe.target import SettingsError
+
+    try:
+        asked = Given(**given)
+        result = average(asked) if source is None else replayed(source, asked)
+    except (SettingsError, RunError, LogsError) as error:
+        _fail(str(error), EXIT_SETTINGS)
+    click.echo(render(result, output))
 
 
 def _each(

@@ -37,6 +37,11 @@ def admitted(calls: pd.DataFrame) -> pd.Series:
     return (calls["status_code"] == 200).fillna(False).astype(bool)
 
 
+def planned_tokens(calls: pd.DataFrame) -> pd.Series:
+    """Of the prompt, as its id has it; NA where it is none of ours."""
+    return pd.to_numeric(calls["prompt_id"].str.extract(r"^(\d+)-\d+$", expand=False), errors="coerce")
+
+
 def promised(calls: pd.DataFrame) -> pd.Series:
     """Seconds that a refusal asked to wait: `retry-after-ms` or `retry-after`, else as it was said before 2025, in
     `x-rate-limit-reset-tokens` or in the message."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from analysis.limiter import Bracket, Limiter, Meter, infer
 from analysis.output import Result, Table
-from analysis.signals import admitted, promised, refused_by, signals
+from analysis.signals import admitted, planned_tokens, promised, refused_by, signals
 from analysis.stats import quantile
 
 # A refusal is over when nothing was refused for so many seconds.
@@ -145,8 +145,7 @@ def _a_minute(amount: float | None, seconds: float) -> float | None:
 
 
 def _minutes(calls: pd.DataFrame) -> pd.DataFrame:
-    planned = calls["prompt_id"].str.extract(r"^(\d+)-\d+$", expand=False)
-    asked = pd.to_numeric(planned, errors="coerce") + calls["request_max_tokens"].astype("float64").fillna(0)
+    asked = planned_tokens(calls) + calls["request_max_tokens"].astype("float64").fillna(0)
     billed = calls["input_tokens"].astype("float64").fillna(0) + calls["output_tokens"].astype("float64").fillna(0)
     refused = calls["cause"].notna()
     table = pd.DataFrame(

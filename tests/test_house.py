@@ -17,15 +17,16 @@ ROWS = (
     " probe/ranks.py probe/definitions.py probe/image_size.py",
     "probe/bodies.py probe/channel.py probe/prices.py probe/application.py probe/shares.py probe/headroom.py"
     " probe/seen.py probe/traces.py locustfiles/_hub.py locustfiles/_watchdog.py",
-    "probe/counting.py probe/dialing.py analysis/frames.py analysis/log_shapes.py",
+    "probe/counting.py probe/dialing.py analysis/frames.py analysis/log_shapes.py analysis/ptu_models.py",
     "probe/transport.py probe/journal.py probe/simulated.py probe/advice.py probe/render.py probe/assertions.py",
     "probe/versus.py probe/outcome.py analysis/stats.py analysis/output.py analysis/runs.py analysis/logs.py",
     "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py"
-    " analysis/signals.py analysis/verify.py",
+    " analysis/signals.py analysis/verify.py analysis/replay.py",
     "probe/client.py probe/identity.py",
-    "analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py",
+    "analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py analysis/ptu.py",
+    "analysis/loads.py",
     "probe/asking.py probe/calling.py probe/listing.py probe/settings.py probe/offline.py probe/output.py probe/sdk.py"
-    " locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py",
+    " locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py analysis/sizing.py",
     "probe/capture.py probe/look.py probe/posture.py locustfiles/_load.py",
     "probe/access.py probe/opening.py probe/side_by_side.py",
     "probe/cli.py",

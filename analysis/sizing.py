@@ -1,0 +1,116 @@
+"""`analysis ptu`: from what was given to a load, a model, and the result of sizing the one for the other."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from analysis import loads, ptu
+from analysis.limiter import infer
+from analysis.logs import read_logs
+from analysis.output import Result
+from analysis.ptu_models import Model, Offer, find_model
+from analysis.runs import Run, read_run
+from analysis.signals import LIMIT_HEADERS, signals
+from probe.journal import RUN_FILE
+from probe.prices import Price, ProvisionedPrice, read_prices
+from probe.target import SettingsError
+from probe.traces import read_trace
+
+
+class Given(NamedTuple):
+    """The command's options; `throttled` and `cached_share` are 0 to 1."""
+
+    model: str | None
+    offer: Offer
+    rpm: float | None
+    input_tokens: float | None
+    output_tokens: float | None
+    cached_share: float
+    deployment: str | None
+    throttled: float
+    growth: float
+    retries: int
+    spillover: bool
+    bucket_seconds: float
+    bought: int | None
+    models: Path | None
+    prices: Path | None
+
+    @property
+    def asked(self) -> ptu.Asked:
+        return ptu.Asked(self.throttled, self.growth, self.retries, self.spillover, self.bucket_seconds)
+
+
+def average(given: Given) -> Result:
+    """Raises `SettingsError`."""
+    needed = {
+        "--model": given.model,
+        "--rpm": given.rpm,
+        "--input-tokens": given.input_tokens,
+        "--output-tokens": given.output_tokens,
+    }
+    missing = [flag for flag, value in needed.items() if value is None]
+    if missing:
+        raise SettingsError(f"without a run, log or trace, {', '.join(needed)} are needed; {missing[0]} is missing")
+    assert given.model and given.rpm and given.input_tokens is not None and given.output_tokens is not None
+    model = find_model(given.model, given.offer, given.models)
+    found = ptu.by_average(model, given.rpm * given.growth, given.input_tokens, given.output_tokens, given.cached_share)
+    price, ptu_price = _prices(given, model)
+    costs = None if price is None else ptu.money(found, found.ptu, model, price, ptu_price)
+    return ptu.average_result(found, model, costs, given.asked)
+
+
+def replayed(source: Path, given: Given) -> Result:
+    """Raises `SettingsError`, `RunError`, `LogsError`."""
+    run = read_run(source, LIMIT_HEADERS) if (source / RUN_FILE).is_file() else None
+    load = _load(source, run, given)
+    if load.calls.empty:
+        raise SettingsError(f"{source}: there is no call in it to size for")
+    model = find_model(_model_name(load.models, given), given.offer, given.models)
+    price, ptu_price = _prices(given, model)
+    found = ptu.size(load.calls, model, given.asked, price, ptu_price)
+    costs = None if price is None else ptu.money(found.average, found.ptu, model, price, ptu_price)
+    notes = [*load.notes, *([] if run is None else _measured(run, model, given))]
+    return ptu.sizing_result(found, model, given.asked, costs, notes)
+
+
+def _load(source: Path, run: Run | None, given: Given) -> loads.Load:
+    if run is not None:
+        return loads.of_run(run.calls, given.deployment)
+    if source.suffix.lower() == ".csv" and source.is_file():
+        return loads.of_trace(read_trace(source))
+    if not source.exists():
+        raise SettingsError(f"{source}: no such run, log or trace")
+    return loads.of_logs(read_logs([source]), given.deployment)
+
+
+def _model_name(named: list[str], given: Given) -> str:
+    if given.model is not None:
+        return given.model
+    if len(named) != 1:
+        several = f" ({', '.join(named)})" if named else ""
+        raise SettingsError(f"which model is to be bought? Several or none answered{several}: give --model")
+    return named[0]
+
+
+def _prices(given: Given, model: Model) -> tuple[Price | None, ProvisionedPrice]:
+    prices = read_prices(given.prices)
+    return prices.price(model.name), prices.provisioned()[0]
+
+
+def _measured(run: Run, model: Model, given: Given) -> list[str]:
+    """What the replies' utilisation says that a unit takes, beside what the table says."""
+    notes = []
+    for deployment, _, by_target in signals(run.calls):
+        buckets = [infer(part).bucket for part in by_target.values()]
+        for bucket in (one for one in buckets if one is not None):
+            measured = f"Measured by the utilisation of {deployment}: {bucket.per_minute.value:,.0f} tokens a minute"
+            if given.bought is None:
+                notes.append(f"{measured}; --bought says of how many units.")
+                continue
+            table = given.bought * model.input_tpm
+            off = bucket.per_minute.value / table - 1
+            notes.append(
+                f"{measured} for {given.bought} units, {off:+.1%} of the table's {table:,.0f};"
+                f" an output token weighs {bucket.output_weight.value:.1f}, by the table {model.output_weight:g}."
+            )
+    return notes
