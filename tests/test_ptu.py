@@ -75,9 +75,10 @@ def test_a_model_that_is_not_known_is_not_guessed_and_a_file_can_add_it(tmp_path
         '"gpt-9" = { input_tpm_per_ptu = 1000, output_weight = 5, global = [10, 1] }\n'
     )
     assert by_average(find_model("gpt-9", "global", own), 100, 50, 10, 0).ptu == 10
-    own.write_text('[[table]]\nas_of = 2027-01-01\nsource = "ours"\nmodels = { "gpt-9" = { input_tpm = 1 } }\n')
-    with pytest.raises(SettingsError, match=r"models .*models\.toml: Object"):
-        find_model("gpt-9", "global", own)
+    wrong = tmp_path / "wrong.toml"
+    wrong.write_text('[[table]]\nas_of = 2027-01-01\nsource = "ours"\nmodels = { "gpt-9" = { input_tpm = 1 } }\n')
+    with pytest.raises(SettingsError, match=r"models .*wrong\.toml: Object"):
+        find_model("gpt-9", "global", wrong)
 
 
 def load(rng: random.Random, calls: int, *, rate: float, spread: float) -> pd.DataFrame:
