@@ -10,8 +10,9 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from analysis.stats import quantile
-from probe.application import CANCELLED, DROPPED, ApplicationCall
+from probe.application import CANCELLED, ApplicationCall
 from probe.journal import read_applications
+from probe.record import NOT_SENT
 
 
 class View(NamedTuple):
@@ -83,7 +84,10 @@ def _hidden_rows(call: ApplicationCall) -> list[dict[str, Any]]:
 def totals(view: View) -> dict[str, Any]:
     """Calls, how they ended, retried, unfinished, attempts, hidden, and `waiting` seconds."""
     calls = view.calls
-    cancelled, dropped = (int((calls["error_type"] == name).sum()) for name in (CANCELLED, DROPPED))
+    stopped = calls["error_type"].isin(NOT_SENT)
+    dropped = int((stopped & (calls["attempts"] == 0)).sum())
+    # Whoever spends no more ends a call that would be tried again.
+    cancelled = int((calls["error_type"] == CANCELLED).sum() + stopped.sum()) - dropped
     succeeded = int(calls["succeeded"].sum())
     return {
         "calls": len(calls),

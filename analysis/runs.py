@@ -26,12 +26,11 @@ import pandas as pd
 from analysis.frames import frame
 from probe.headers import retry_after
 from probe.journal import RUN_FILE
-from probe.record import NEVER_TIMED, OUTCOMES, TAINT_SECONDS, LatencyCheckpoint, ObservedCall
+from probe.record import NEVER_TIMED, NOT_SENT, OUTCOMES, TAINT_SECONDS, LatencyCheckpoint, ObservedCall
 
 PREFLIGHT = "preflight"
 ANSWERED = ("ok", "ok_length", "filtered_output")
-CANCELLED = ("cancelled_user", "cancelled_deadline", "budget_stop", "orphaned")
-DROPPED = "dropped_not_sent"
+CANCELLED = ("cancelled_user", "cancelled_deadline", "orphaned")
 # A record with every header a server may send; DuckDB's own limit is lower.
 _LARGEST_LINE = 256 * 1024 * 1024
 
@@ -45,11 +44,12 @@ def _last_sent(header: str) -> str:
     return f"list_filter({_HEADERS}, lambda pair: lower(pair[1]) = '{header}')[-1][2]"
 
 
-_ANSWERED_SQL = ", ".join(f"'{outcome}'" for outcome in ANSWERED)
-_CANCELLED_SQL = ", ".join(f"'{outcome}'" for outcome in CANCELLED)
-_GROUP = f"""CASE WHEN "probe.outcome" IN ({_ANSWERED_SQL}) THEN 'answered'
-    WHEN "probe.outcome" = 'throttled' THEN 'throttled' WHEN "probe.outcome" IN ({_CANCELLED_SQL}) THEN 'cancelled'
-    WHEN "probe.outcome" = '{DROPPED}' THEN 'dropped' ELSE 'failed' END"""
+def _any_of(outcomes: Iterable[str]) -> str:
+    return f'"probe.outcome" IN ({", ".join(repr(outcome) for outcome in outcomes)})'
+
+
+_GROUP = f"""CASE WHEN {_any_of(ANSWERED)} THEN 'answered' WHEN "probe.outcome" = 'throttled' THEN 'throttled'
+    WHEN {_any_of(CANCELLED)} THEN 'cancelled' WHEN {_any_of(NOT_SENT)} THEN 'dropped' ELSE 'failed' END"""
 _DERIVED = {
     "group": _GROUP,
     "tainted": f"""CASE WHEN "probe.time_to_first_token" IS NOT NULL AND "probe.loop_lag" IS NOT NULL THEN
@@ -59,7 +59,7 @@ _DERIVED = {
 }
 # What `retry_after` is made from; a call that was answered was not told to wait.
 _WAITS = {
-    f"sent {name}": f'CASE WHEN "probe.outcome" NOT IN ({_ANSWERED_SQL}) THEN {_last_sent(name)} END'
+    f"sent {name}": f"CASE WHEN NOT {_any_of(ANSWERED)} THEN {_last_sent(name)} END"
     for name in ("retry-after-ms", "retry-after", "date")
 }
 # Whether a line has what every record has; DuckDB reads what is missing or of another type as NULL.

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from probe.prompts import rebuild
+from probe.record import NOT_SENT
 
 # What the limiter is told from; `read_run` makes columns of them.
 LIMIT_HEADERS = (
@@ -54,7 +55,7 @@ def promised(calls: pd.DataFrame) -> pd.Series:
 def signals(calls: pd.DataFrame) -> Iterator[tuple[str, str | None, dict[str, pd.DataFrame]]]:
     """By deployment's name and region: what `infer` takes, by target. The region is that of the reply; NA where replies
     name none. Targets that lead to one deployment, such as a gateway and what is behind it, share its limiter."""
-    sent = calls[calls["outcome"] != "dropped_not_sent"]
+    sent = calls[~calls["outcome"].isin(NOT_SENT)]
     for (deployment, region), part in sent.groupby(["request_model", sent["region"].fillna("")], sort=True):
         yield str(deployment), str(region) or None, {str(name): _signals(one) for name, one in part.groupby("target")}
 

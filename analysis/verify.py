@@ -24,10 +24,10 @@ import pandas as pd
 from analysis.output import Result, Table
 from analysis.runs import PREFLIGHT, RunError
 from probe import application, record, trace
-from probe.application import DROPPED, ApplicationCall
+from probe.application import ApplicationCall
 from probe.journal import RUN_FILE
 from probe.lines import SealError, unseal
-from probe.record import ObservedCall
+from probe.record import NOT_SENT, ObservedCall
 
 # More than a record with every header that is kept.
 _LONGEST_LINE = 64 * 1024 * 1024
@@ -236,9 +236,11 @@ class _Checked:
         for note in self.notes.read(trace.decode):
             self._take_note(note)
         for call in self.calls.read(record.decode):
-            self._take_record(self.calls, call, call.outcome == DROPPED, 0)
+            self._take_record(self.calls, call, call.outcome in NOT_SENT, 0)
         for seen in self.applications.read(application.decode):
-            self._take_record(self.applications, seen, seen.error_type == DROPPED, _APPLICATION)
+            self._take_record(
+                self.applications, seen, (seen.error_type in NOT_SENT and not seen.attempts), _APPLICATION
+            )
         self._compare()
 
     def counts(self) -> Counts:

@@ -23,6 +23,7 @@ from locustfiles._arrivals import (
     read_schedule,
     replay,
 )
+from locustfiles._breaker import Breaker
 from locustfiles._hub import HubWaiting
 from locustfiles._options import Options
 from locustfiles._watchdog import Watchdog
@@ -33,6 +34,7 @@ from probe.journal import Journal, Run
 from probe.prompts import Ask, Mix
 from probe.record import ObservedCall
 from probe.request import TokenProvider
+from probe.spending import Ledger
 from probe.target import Target
 from probe.traces import read_trace
 
@@ -42,8 +44,11 @@ _RARELY = (70_000, 50, 50)
 class Load:
     """`began` (perf_counter_ns) is when the run began by this process's clock; arrivals are due from then on."""
 
-    def __init__(self, run: Run, options: Options, targets: list[Target], share: Share) -> None:
+    def __init__(self, run: Run, options: Options, targets: list[Target], share: Share, ledger: Ledger) -> None:
         self.run = run
+        self.ledger = ledger
+        self.told_of_cap = False
+        self.breaker = Breaker(options.breaker)
         self.options = options
         self.pause = options.pause
         self.mix = Mix(options.mix, options.stream_share, f"{options.seed}-{share.number}")
@@ -73,6 +78,8 @@ class Load:
         gc.set_threshold(*_RARELY)
 
     def close(self) -> None:
+        self.tally["spent_tokens"] = self.ledger.spent.tokens
+        self.tally["spent_microdollars"] = round(self.ledger.spent.cost * 1e6)
         self.journal.close(self.tally["scheduled"] if self.is_open else None)
         self._watchdog.stop()
         gc.set_threshold(*self._usually)

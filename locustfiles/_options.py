@@ -11,6 +11,7 @@ from locust.argument_parser import LocustArgumentParser
 
 from probe.hosts import NO_KEY, is_loopback
 from probe.prompts import CONVERSATION, TrafficClass, read_mix
+from probe.spending import Caps
 from probe.target import SettingsError, Target, configured
 from probe.transport import Timeouts
 
@@ -35,7 +36,16 @@ OPTIONS = (
     ("--ca-bundle", "HEADROOM_CA_BUNDLE", "", "certificates (PEM) of authorities to trust besides the system's"),
     ("--seed", "HEADROOM_SEED", "1", "of the mix and the arrivals"),
     ("--results", "HEADROOM_RESULTS", "results", "folder that runs are kept in"),
+    ("--plan", "HEADROOM_PLAN", "auto", "say what is to be sent, and ask: auto (not for loopback), always, or only"),
+    ("--yes", "HEADROOM_YES", "", "send without asking"),
+    ("--max-requests", "HEADROOM_MAX_REQUESTS", "", "most requests of a run, retries and checks included"),
+    ("--max-tokens", "HEADROOM_MAX_TOKENS", "", "most tokens of a run, in and out together"),
+    ("--max-cost", "HEADROOM_MAX_COST", "", "most US dollars of a run, by the prices known"),
+    ("--prices", "HEADROOM_PRICES", "", "TOML file of your own prices, in the form of probe/prices.toml"),
+    ("--breaker", "HEADROOM_BREAKER", "30", "give up after so many seconds of half the calls not answered; 0: never"),
 )
+# Options that can be given without a value.
+SWITCHES = ("--yes",)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,11 +69,20 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     tls_verified: bool
     seed: str
     results: str
+    plan: Literal["auto", "always", "only"]
+    yes: bool
+    caps: Caps
+    prices: str | None
+    breaker: float
 
     @property
     def is_open(self) -> bool:
         """Whether calls are due on a schedule, so that waiting for a slow service is measured."""
         return self.arrivals != "closed"
+
+    @property
+    def prices_file(self) -> Path | None:
+        return None if self.prices is None else Path(self.prices)
 
     @property
     def timeouts(self) -> Timeouts:
@@ -100,6 +119,15 @@ def read_options(parsed: Any) -> Options:
         tls_verified=not parsed.insecure_skip_verify,
         seed=text["--seed"],
         results=text["--results"] or "results",
+        plan=_one_of(text, "--plan", "auto", "always", "only"),
+        yes=_switch(text, "--yes"),
+        caps=Caps(
+            requests=_whole(text, "--max-requests"),
+            tokens=_whole(text, "--max-tokens"),
+            cost=_number(text, "--max-cost", 0.0, 1e9) if text["--max-cost"] else None,
+        ),
+        prices=text["--prices"] or None,
+        breaker=_number(text, "--breaker", 0.0, 86_400),
     )
 
 
@@ -164,6 +192,15 @@ def _one_of(text: Mapping[str, str], flag: str, *known: str) -> Any:
 
 def _variable(flag: str) -> str:
     return next(variable for name, variable, *_ in OPTIONS if name == flag)
+
+
+def _switch(text: Mapping[str, str], flag: str) -> bool:
+    return text[flag].lower() not in ("", "0", "false", "no")
+
+
+def _whole(text: Mapping[str, str], flag: str) -> int | None:
+    """With `1e6` and `1_000_000` alike."""
+    return int(_number(text, flag, 1, 1e15)) if text[flag] else None
 
 
 def _mix(path: str) -> tuple[TrafficClass, ...]:

@@ -21,6 +21,7 @@ from typing import Any, NoReturn
 import gevent
 import msgspec
 from gevent import GreenletExit
+from gevent.select import select
 from locust import events
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
@@ -37,9 +38,21 @@ from locust.stats import StatsEntry
 
 from locustfiles._arrivals import Share, read_schedule
 from locustfiles._load import Load
-from locustfiles._options import OPTIONS, Options, add_trust_options, check_listening, choose, find, read_options
+from locustfiles._options import (
+    OPTIONS,
+    SWITCHES,
+    Options,
+    add_trust_options,
+    check_listening,
+    choose,
+    find,
+    read_options,
+)
+from locustfiles._plan import check_end, plan
 from probe.advice import (
+    EXIT_CAPPED,
     EXIT_DISK,
+    EXIT_FAILING,
     EXIT_INTERRUPTED,
     EXIT_OK,
     EXIT_SETTINGS,
@@ -48,26 +61,35 @@ from probe.advice import (
     advice,
     exit_code,
 )
+from probe.application import ApplicationCall
 from probe.client import Client
+from probe.escaping import printable
+from probe.headers import retry_after
 from probe.hosts import UNVERIFIED, red
 from probe.identity import sign_in
 from probe.journal import JournalError, Run, check_results, end_run, start_run
+from probe.outcome import DAY_QUOTA_SECONDS
+from probe.prices import Price, read_prices
 from probe.prompts import numbered
-from probe.record import ObservedCall, Outcome
+from probe.record import NOT_SENT, ObservedCall
 from probe.secrecy import guard
 from probe.simulated import Simulator, simulated_targets
+from probe.spending import Caps, Ledger, Spent, ask_to_send, is_remote, most_tokens, price_of
 from probe.target import SettingsError, Target
 from probe.traces import read_trace
 
 # The open model's clock starts a little after the run is set up, so that its first calls are not late.
 LEAD_SECONDS = 0.5
 PROGRESS_SECONDS = 2.0
+# What the SDK does by itself.
+DEFAULT_RETRIES = 2
 PREFLIGHT = "preflight"
-DROPPED: Outcome = "dropped_not_sent"
 # On a busy machine they take their time; one that comes after its master has gone would look for it for minutes.
 _WORKERS_CONNECT_SECONDS = 30.0
 _ARRIVALS_ENDED = "headroom_arrivals_ended"
 _TALLY = "headroom_tally"
+_SPENT = "headroom_spent"
+_STOP = "headroom_stop"
 
 
 class Session:
@@ -75,6 +97,7 @@ class Session:
 
     def __init__(self) -> None:
         self.scenario = ""
+        self.tries_again = False
         self.environment: Environment
         self.options: Options
         self.targets: list[Target] = []
@@ -82,6 +105,13 @@ class Session:
         self._simulator: Simulator | None = None
         self._checks: list[ObservedCall] = []
         self._how = "completed"
+        self._why: str | None = None
+        self._stopping = False
+        # What the checks of the targets spent, and what a token of each costs.
+        self._checked = self._checked_in_run = Spent()
+        self._prices: dict[str, Price] = {}
+        # The cap that each process has reached.
+        self._spent: dict[str, str] = {}
         self._workers_done: set[str] = set()
         self._workers_tally: Counter[str] = Counter()
 
@@ -96,6 +126,8 @@ class Session:
         if runner is None or isinstance(runner, WorkerRunner):
             return
         runner.register_message(_ARRIVALS_ENDED, self._arrivals_ended)
+        runner.register_message(_SPENT, lambda environment, msg, **_: self._process_spent(**msg.data))
+        runner.register_message(_STOP, lambda environment, msg, **_: self.stop(**msg.data))
         runner.register_message(_TALLY, lambda environment, msg, **_: self._workers_tally.update(msg.data))
         if isinstance(runner, MasterRunner):
             quit_after_workers(runner)
@@ -109,6 +141,7 @@ class Session:
                 read_schedule(Path(self.options.schedule))
             check_results(Path(self.options.results))
             self.targets = choose(self._find_targets(), self.options.targets)
+            self._ask()
             self._check()
         except SettingsError as error:
             self._refuse(str(error), EXIT_SETTINGS)
@@ -119,22 +152,29 @@ class Session:
         if isinstance(self.environment.runner, WorkerRunner):
             self._join()
             return
-        self._how = "completed"
+        self._how, self._why, self._stopping = "completed", None, False
+        self._spent.clear()
+        caps, self._checked_in_run = self.options.caps.less(self._checked), self._checked
         lead = LEAD_SECONDS if self.options.is_open else 0.0
         try:
             run = start_run(Path(self.options.results), self.scenario, self._about(), lead)
-            self.load = Load(run, self.options, self.targets, Share(0, 1))
+            self.load = Load(run, self.options, self.targets, Share(0, 1), Ledger(caps, self._prices))
             for call in self._checks:
                 self.load.append(call)
         except JournalError as error:
             self.fail(error)
             return
-        self._checks = []
+        self._checks, self._checked = [], Spent()
         self._workers_done.clear()
         self._workers_tally.clear()
         simulated = None if self._simulator is None else self._simulator.public()
         told: Any = self.environment.parsed_options
-        told.headroom_run = {"run": msgspec.to_builtins(run), "simulated": simulated}
+        told.headroom_run = {
+            "run": msgspec.to_builtins(run),
+            "simulated": simulated,
+            "caps": self._caps_of_workers(caps),
+            "prices": msgspec.to_builtins(self._prices),
+        }
         say(f"run {run.folder}: {self._plan()}")
         gevent.spawn(self._progress, self.load)
 
@@ -148,8 +188,10 @@ class Session:
             runner.send_message(_TALLY, {**load.tally, **records(load)})
             return
         tally = load.tally + self._workers_tally + records(load)
+        tally["spent_tokens"] += self._checked_in_run.tokens
+        tally["spent_microdollars"] += round(self._checked_in_run.cost * 1e6)
         try:
-            end_run(load.run, self._how, counts(tally, self.options.is_open))
+            end_run(load.run, self._how, counts(tally, self.options.is_open), self._why)
         except JournalError as error:
             self.fail(error)
         for line in closing_lines(tally, self.options):
@@ -212,6 +254,99 @@ class Session:
             assert runner is not None
             gevent.spawn(runner.quit)
 
+    def stop(self, why: str, how: str, code: int) -> None:
+        """The run ends here, when its open calls have. A worker has its master end it."""
+        runner = self.environment.runner
+        if runner is None or self._stopping:
+            return
+        self._stopping = True
+        if isinstance(runner, WorkerRunner):
+            runner.send_message(_STOP, {"why": why, "how": how, "code": code})
+        elif self._how == "completed":
+            self._how, self._why = how, why
+            options: Any = self.environment.parsed_options
+            if options.headless:
+                self.environment.process_exit_code = code
+            say(f"{why}; the run ends when its open calls have")
+            gevent.spawn(runner.quit if options.headless else runner.stop)
+
+    def watch(self, load: Load, call: ObservedCall) -> None:
+        """Ends a run that only fails, or that a quota of a day stands against."""
+        if call.throttle_kind == "quota_day":
+            self._quota_of_a_day(call.target, retry_after(call.headers))
+        elif load.breaker.trips(call, time.monotonic()):
+            last = f"the last, of {printable(call.target)}: {call.outcome}"
+            self.stop(
+                f"half or more of the calls of {self.options.breaker:g} s were not answered ({last}; --breaker)",
+                "stopped",
+                EXIT_FAILING,
+            )
+
+    def watch_attempts(self, call: ApplicationCall) -> None:
+        longest = max((attempt.retry_after or 0.0 for attempt in call.attempts), default=0.0)
+        if longest >= DAY_QUOTA_SECONDS:
+            self._quota_of_a_day(call.target, longest)
+
+    def _quota_of_a_day(self, target: str, wait: float | None) -> None:
+        asked = "" if wait is None else f"; it asks to wait for {wait:,.0f} s"
+        self.stop(f"{printable(target)} has used up a quota that is no minute's{asked}", "stopped", EXIT_THROTTLED)
+
+    def cap_reached(self, load: Load) -> None:
+        """A call of this process was not sent, and none will be. The run ends when that is so in every process."""
+        runner = self.environment.runner
+        cap = load.ledger.reached
+        if runner is not None and cap is not None and not load.told_of_cap:
+            load.told_of_cap = True
+            runner.send_message(_SPENT, {"process": getattr(runner, "client_id", "local"), "cap": cap})
+
+    def _process_spent(self, process: str, cap: str) -> None:
+        self._spent[process] = cap
+        self._end_if_spent()
+
+    def _end_if_spent(self) -> None:
+        runner = self.environment.runner
+        if self._spent and not (isinstance(runner, MasterRunner) and self._some_can_send(runner)):
+            cap = next(iter(self._spent.values()))
+            its_end = self._seconds() is None and self.options.arrivals not in ("schedule", "trace")
+            self.stop(
+                f"the cap {cap} {self.options.caps.named()[cap]} is reached",
+                "capped",
+                EXIT_OK if its_end else EXIT_CAPPED,
+            )
+
+    def _some_can_send(self, master: MasterRunner) -> bool:
+        """Whether a worker has users and has not reached its part of a cap; until all are spawned, any may have."""
+        left = [worker for worker in master.clients.all if worker.id not in self._spent]
+        return bool(left) and (master.state != STATE_RUNNING or any(worker.user_count for worker in left))
+
+    def _caps_of_workers(self, caps: Caps) -> dict[str, Any]:
+        runner = self.environment.runner
+        workers = runner.clients.all if isinstance(runner, MasterRunner) else []
+        return {worker.id: msgspec.to_builtins(caps.part(i, len(workers))) for i, worker in enumerate(workers)}
+
+    def _seconds(self) -> float | None:
+        """How long the run may take at most."""
+        options: Any = self.environment.parsed_options
+        return float(options.run_time) if options.run_time else None
+
+    def _ask(self) -> None:
+        """Where calls may cost something: says what is to be sent, and asks. Raises `SettingsError`."""
+        options = self.options
+        for target in self.targets if options.caps.any() else []:
+            most_tokens(target, numbered(0, 16, 16))
+        read_prices(options.prices_file)
+        if options.plan == "auto" and not is_remote(self.targets):
+            return
+        users: Any = self.environment.parsed_options
+        check_end(options, self._seconds())
+        attempts = 1 + (DEFAULT_RETRIES if options.sdk_retries is None else options.sdk_retries) * self.tries_again
+        say("this run would send:")
+        for line in plan(options, self.targets, int(users.num_users or 1), self._seconds(), attempts):
+            say(line)
+        if options.plan == "only":
+            self._refuse("nothing was sent: --plan only", EXIT_OK)
+        ask_to_send(options.yes, lambda descriptor: select([descriptor], [], []))
+
     def all_sent(self) -> None:
         """The last call of this process's schedule has ended. The run ends when that is so in every process."""
         runner = self.environment.runner
@@ -222,7 +357,8 @@ class Session:
         found = find(self.options)
         if not self.options.tls_verified:
             self._check_flag()
-            say(red(UNVERIFIED))
+            # Colour of our own, which `say` would show as escapes.
+            print(red(f"headroom: {UNVERIFIED}"), file=sys.stderr, flush=True)
         if found:
             return found
         say("no endpoint configured: starting the simulator (set AZURE_OPENAI_ENDPOINT to call a real one)")
@@ -232,13 +368,26 @@ class Session:
 
     def _check(self) -> None:
         """One small call a target. It is journalled with the run, as `preflight`."""
+        prices, prompt = read_prices(self.options.prices_file), numbered(0, 16, 16)
+        self._prices = {target.name: price_of(target, prices)[0] for target in self.targets}
+        ledger = Ledger(self.options.caps, self._prices)
         client = Client(timeouts=self.options.timeouts, token=sign_in(self.targets))
         for target in self.targets:
-            call = client.observe(target, numbered(0, 16, 16), stream=False, traffic=PREFLIGHT)
+            reservation = ledger.reserve(target, prompt)
+            if reservation is None:
+                self._refuse(f"{ledger.reached} leaves no room for the check of each target", EXIT_SETTINGS)
+            call = client.observe(target, prompt, stream=False, traffic=PREFLIGHT)
+            ledger.settle(reservation, call.status_code, call.input_tokens, call.output_tokens, call.cached_tokens)
             self._checks.append(call)
             code = exit_code(call)
-            if code not in (EXIT_OK, EXIT_THROTTLED) and call.outcome != "server_error":
+            passes = code in (EXIT_OK, EXIT_THROTTLED) or call.outcome == "server_error"
+            if not passes or call.throttle_kind == "quota_day":
                 self._refuse(advice(call, target) or "", code)
+            self._prices[target.name], known = price_of(target, prices, call.response_model)
+            if self.options.caps.cost is not None and not known:
+                model = printable(call.response_model or target.deployment)
+                say(f"no price is known for {model}: for --max-cost it is taken to cost the dearest that is")
+        self._checked = ledger.spent
         client.close()
 
     def _check_flag(self) -> None:
@@ -289,6 +438,7 @@ class Session:
         while self.load is load:
             gevent.sleep(PROGRESS_SECONDS)
             if self.load is load:
+                self._end_if_spent()
                 say(progress_line(self.environment, time.perf_counter() - began))
 
     def _join(self) -> None:
@@ -299,10 +449,15 @@ class Session:
         simulated = told["simulated"]
         found = find(self.options) if simulated is None else simulated_targets(simulated)
         share = Share(max(0, getattr(self.environment.runner, "worker_index", 0)), max(1, parsed.expect_workers))
-        self._how = "completed"
+        self._how, self._stopping = "completed", False
         try:
             run = msgspec.convert(told["run"], Run)
-            self.load = Load(run, self.options, choose(found, self.options.targets), share)
+            prices = msgspec.convert(told["prices"], dict[str, Price])
+            # A worker that came too late to have a part of them may send nothing.
+            none = {name: 0 for name, cap in msgspec.to_builtins(self.options.caps).items() if cap is not None}
+            mine = told["caps"].get(getattr(self.environment.runner, "client_id", ""), none)
+            ledger = Ledger(msgspec.convert(mine, Caps), prices)
+            self.load = Load(run, self.options, choose(found, self.options.targets), share, ledger)
         except (SettingsError, JournalError) as error:
             self.fail(error)
 
@@ -335,7 +490,7 @@ def quit_after_workers(master: MasterRunner) -> None:
 
 
 def say(message: str) -> None:
-    print(f"headroom: {message}", file=sys.stderr, flush=True)
+    print(f"headroom: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def progress_line(environment: Environment, seconds: float) -> str:
@@ -344,7 +499,8 @@ def progress_line(environment: Environment, seconds: float) -> str:
     for (_, kind), entry in list(environment.stats.entries.items()):
         if kind == "TTFT":
             first_token.extend(entry)
-    dropped = sum(error.occurrences for error in environment.stats.errors.values() if DROPPED in str(error.error))
+    errors = [(str(error.error), error.occurrences) for error in environment.stats.errors.values()]
+    dropped = sum(occurrences for text, occurrences in errors if any(outcome in text for outcome in NOT_SENT))
     ended, failed = total.num_requests - dropped, total.num_failures - dropped
     line = f"{seconds:5.0f} s  {ended} calls ended, {failed} not answered"
     if dropped:
@@ -360,7 +516,8 @@ def records(load: Load) -> Counter[str]:
 
 def counts(tally: Counter[str], is_open: bool) -> dict[str, int]:
     """What `run.json` says of a run's calls. `calls` are the journal's, with the checks before the run."""
-    names = ("calls", *(("scheduled", "sent", "dropped") if is_open else ("sent",)), "first_tokens", "tainted")
+    sent = ("scheduled", "sent", "dropped") if is_open else ("sent",)
+    names = ("calls", *sent, "first_tokens", "tainted", "spent_tokens", "spent_microdollars")
     application = ("applications",) if tally["applications"] else ()
     return {name: tally[name] for name in (*names, *application)}
 
@@ -385,9 +542,10 @@ def closing_lines(tally: Counter[str], options: Options) -> Iterator[str]:
 session = Session()
 
 
-def listen(scenario: str) -> None:
-    """Makes `session` follow Locust's events. Called once by each scenario, which gives its own name."""
-    session.scenario = scenario
+def listen(scenario: str, *, tries_again: bool = False) -> None:
+    """Makes `session` follow Locust's events. Called once by each scenario, which gives its own name and whether a call
+    of it can be more than one request."""
+    session.scenario, session.tries_again = scenario, tries_again
     events.init_command_line_parser.add_listener(add_options)
     events.init.add_listener(lambda environment, **_: session.open(environment))
     events.test_start.add_listener(lambda **_: session.begin())
@@ -397,7 +555,8 @@ def listen(scenario: str) -> None:
 
 def add_options(parser: LocustArgumentParser) -> None:
     for flag, variable, default, meaning in OPTIONS:
-        parser.add_argument(flag, env_var=variable, default=default, help=meaning)
+        alone = {"nargs": "?", "const": "1"} if flag in SWITCHES else {}
+        parser.add_argument(flag, env_var=variable, default=default, help=meaning, **alone)
     add_trust_options(parser)
     if _is_alone(sys.argv[1:]):
         port = _free_port()

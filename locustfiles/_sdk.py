@@ -14,11 +14,12 @@ from locust.exception import StopUser
 from locustfiles._arrivals import Arrival
 from locustfiles._load import Load
 from locustfiles._run import running, session
-from locustfiles._user import AzureOpenAIUser, note
+from locustfiles._user import AzureOpenAIUser, NotSent, note, reserve, row_name
 from probe.application import ApplicationCall
 from probe.journal import JournalError
 from probe.prompts import Ask
 from probe.sdk import SDKClient, dropped
+from probe.spending import Ledger, Reservation
 from probe.target import Target
 
 
@@ -44,22 +45,28 @@ class SDKUser(AzureOpenAIUser):
             client.close()
 
     def ask(self, target: Target, ask: Ask) -> ApplicationCall:
-        """One call of the closed model. After one that raised the user pauses, or it would hammer on."""
-        call = observe(self.environment, self.sdk, target, ask)
+        """One call of the closed model. After one that raised the user pauses, or it would hammer on.
+
+        Raises `StopUser` where a cap on spending is reached.
+        """
+        reservation = reserve(running(), target, ask)
+        if reservation is None:
+            raise StopUser
+        call = observe(self.environment, self.sdk, target, ask, reservation)
         if not call.succeeded:
             self._told_to_stop.wait(running().pause)
         return call
 
-    def _drop(self, load: Load, arrival: Arrival) -> None:
+    def _drop(self, load: Load, arrival: Arrival, target: Target, why: NotSent) -> None:
         load.in_hand -= 1
         ask = arrival.ask
-        call = dropped(load.next_target(), ask.prompt, stream=ask.stream, traffic=ask.traffic, scheduled=arrival.due)
+        call = dropped(target, ask.prompt, stream=ask.stream, traffic=ask.traffic, scheduled=arrival.due, why=why)
         keep(self.environment, load, call)
 
-    def _send(self, load: Load, arrival: Arrival) -> None:
+    def _send(self, load: Load, arrival: Arrival, target: Target, reservation: Reservation) -> None:
         client = self._idle.pop() if self._idle else self._new_client(load)
         try:
-            observe(self.environment, client, load.next_target(), arrival.ask, scheduled=arrival.due)
+            observe(self.environment, client, target, arrival.ask, reservation, scheduled=arrival.due)
         except StopUser:
             # The journal cannot be written, which stops the whole run.
             return
@@ -76,16 +83,41 @@ class SDKUser(AzureOpenAIUser):
 
 
 def observe(
-    environment: Environment, client: SDKClient, target: Target, ask: Ask, scheduled: float | None = None
+    environment: Environment,
+    client: SDKClient,
+    target: Target,
+    ask: Ask,
+    reservation: Reservation,
+    scheduled: float | None = None,
 ) -> ApplicationCall:
     """One call, on record. Raises `StopUser` where the record cannot be kept, and what interrupted the call."""
     load = running()
+    reserved = [reservation]
+
+    def may_retry() -> bool:
+        if (another := reserve(load, target, ask)) is not None:
+            reserved.append(another)
+        return another is not None
+
     seq = note(load, target, ask, scheduled, application=True)
-    call = client.observe(target, ask.prompt, stream=ask.stream, traffic=ask.traffic, scheduled=scheduled)
+    call = client.observe(
+        target, ask.prompt, stream=ask.stream, traffic=ask.traffic, scheduled=scheduled, may_retry=may_retry
+    )
+    settle(load.ledger, reserved, call)
     keep(environment, load, call, seq)
+    session.watch_attempts(call)
     if client.interrupt is not None:
         raise client.interrupt
     return call
+
+
+def settle(ledger: Ledger, reserved: list[Reservation], call: ApplicationCall) -> None:
+    """An attempt each. Only the last one's answer came to the application, with its usage."""
+    made = list(zip(reserved, call.attempts, strict=False))
+    for reservation, attempt in made[:-1]:
+        ledger.settle(reservation, attempt.status_code, None, None)
+    for reservation, attempt in made[-1:]:
+        ledger.settle(reservation, attempt.status_code, call.input_tokens, call.output_tokens, call.cached_tokens)
 
 
 def keep(environment: Environment, load: Load, call: ApplicationCall, seq: int | None = None) -> None:
@@ -99,7 +131,7 @@ def keep(environment: Environment, load: Load, call: ApplicationCall, seq: int |
 
 
 def count(environment: Environment, call: ApplicationCall) -> None:
-    name = f"{call.target} {'stream' if call.request_stream else 'whole'}"
+    name = row_name(call.target, call.request_stream)
     environment.events.request.fire(
         request_type="application",
         name=name,

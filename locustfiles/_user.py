@@ -6,7 +6,7 @@ another greenlet). Only then does the user end.
 """
 
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Literal
 
 from gevent import GreenletExit
 from gevent.event import Event
@@ -19,10 +19,14 @@ from locustfiles._arrivals import Arrival
 from locustfiles._load import Load
 from locustfiles._run import running, session
 from probe.client import Client, dropped
+from probe.escaping import csv_safe, printable
 from probe.journal import JournalError
 from probe.prompts import Ask
 from probe.record import ObservedCall
+from probe.spending import Reservation
 from probe.target import Target
+
+NotSent = Literal["dropped_not_sent", "budget_stop"]
 
 _ANSWERED = {"ok", "ok_length", "filtered_output"}
 
@@ -54,8 +58,14 @@ class AzureOpenAIUser(User):
         self._at_its_end.close()
 
     def call(self, target: Target, ask: Ask) -> ObservedCall:
-        """One call of the closed model. After one without an answer the user pauses, or it would hammer on."""
-        call = observe(self.environment, self.client, target, ask)
+        """One call of the closed model. After one without an answer the user pauses, or it would hammer on.
+
+        Raises `StopUser` where a cap on spending is reached.
+        """
+        reservation = reserve(running(), target, ask)
+        if reservation is None:
+            raise StopUser
+        call = observe(self.environment, self.client, target, ask, reservation)
         if call.outcome not in _ANSWERED:
             self._told_to_stop.wait(running().pause)
         return call
@@ -69,10 +79,14 @@ class AzureOpenAIUser(User):
                 if self._told_to_stop.wait(load.until(arrival.due)):
                     load.put_back(arrival)
                     break
-                if load.take_slot():
-                    calls.spawn(self._send, load, arrival)
+                target = load.next_target()
+                if not load.take_slot():
+                    self._drop(load, arrival, target, "dropped_not_sent")
+                elif (reservation := reserve(load, target, arrival.ask)) is None:
+                    load.slots.release()
+                    self._drop(load, arrival, target, "budget_stop")
                 else:
-                    self._drop(load, arrival)
+                    calls.spawn(self._send, load, arrival, target, reservation)
             calls.join()
             if not load.in_hand and not self._told_to_stop.is_set():
                 session.all_sent()
@@ -82,16 +96,16 @@ class AzureOpenAIUser(User):
             calls.kill()
             raise
 
-    def _drop(self, load: Load, arrival: Arrival) -> None:
+    def _drop(self, load: Load, arrival: Arrival, target: Target, why: NotSent) -> None:
         load.in_hand -= 1
         ask = arrival.ask
-        call = dropped(load.next_target(), ask.prompt, stream=ask.stream, traffic=ask.traffic, scheduled=arrival.due)
+        call = dropped(target, ask.prompt, stream=ask.stream, traffic=ask.traffic, scheduled=arrival.due, why=why)
         keep(self.environment, load, call)
 
-    def _send(self, load: Load, arrival: Arrival) -> None:
+    def _send(self, load: Load, arrival: Arrival, target: Target, reservation: Reservation) -> None:
         client = load.borrow()
         try:
-            observe(self.environment, client, load.next_target(), arrival.ask, scheduled=arrival.due)
+            observe(self.environment, client, target, arrival.ask, reservation, scheduled=arrival.due)
         except StopUser:
             # The journal cannot be written, which stops the whole run.
             client.close()
@@ -102,14 +116,29 @@ class AzureOpenAIUser(User):
             load.slots.release()
 
 
+def reserve(load: Load, target: Target, ask: Ask) -> Reservation | None:
+    """What every call needs before it is made. None where a cap on spending is reached, which ends the run."""
+    reservation = load.ledger.reserve(target, ask.prompt)
+    if reservation is None:
+        session.cap_reached(load)
+    return reservation
+
+
 def observe(
-    environment: Environment, client: Client, target: Target, ask: Ask, scheduled: float | None = None
+    environment: Environment,
+    client: Client,
+    target: Target,
+    ask: Ask,
+    reservation: Reservation,
+    scheduled: float | None = None,
 ) -> ObservedCall:
     """One call, on record. Raises `StopUser` where the record cannot be kept, and what interrupted the call."""
     load = running()
     seq = note(load, target, ask, scheduled)
     call = client.observe(target, ask.prompt, stream=ask.stream, traffic=ask.traffic, scheduled=scheduled)
+    load.ledger.settle(reservation, call.status_code, call.input_tokens, call.output_tokens, call.cached_tokens)
     keep(environment, load, call, seq)
+    session.watch(load, call)
     if client.interrupt is not None:
         raise client.interrupt
     return call
@@ -136,7 +165,7 @@ def keep(environment: Environment, load: Load, call: ObservedCall, seq: int | No
 
 def count(environment: Environment, call: ObservedCall) -> None:
     """One request in Locust's tables; the time to first token is a row beside it that adds nothing to the totals."""
-    name = f"{call.target} {'stream' if call.request_stream else 'whole'}"
+    name = row_name(call.target, call.request_stream)
     environment.events.request.fire(
         request_type="chat",
         name=name,
@@ -148,6 +177,11 @@ def count(environment: Environment, call: ObservedCall) -> None:
     if call.time_to_first_token is not None:
         entries: Any = environment.stats.entries
         entries[(name, "TTFT")].log(call.time_to_first_token * 1000, 0)
+
+
+def row_name(target: str, stream: bool) -> str:
+    """Of Locust's tables, which end up on a terminal, in a page and in CSV files."""
+    return csv_safe(printable(f"{target} {'stream' if stream else 'whole'}"))
 
 
 def _what(call: ObservedCall) -> str:

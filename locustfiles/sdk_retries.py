@@ -19,7 +19,7 @@ from locustfiles._run import listen, running
 from locustfiles._sdk import SDKUser
 from locustfiles._user import AzureOpenAIUser
 
-listen("sdk_retries")
+listen("sdk_retries", tries_again=True)
 
 
 class MeasuringUser(AzureOpenAIUser):

@@ -18,7 +18,8 @@ from probe.record import Headers, Surface
 # In the place of an exception's name, as outcomes have them: where we ended the call, not the SDK, and where we never
 # made it.
 CANCELLED = "cancelled_user"
-DROPPED = "dropped_not_sent"
+DROPPED: Literal["dropped_not_sent"] = "dropped_not_sent"
+BUDGET_STOP: Literal["budget_stop"] = "budget_stop"
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -91,7 +92,8 @@ class ApplicationCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     crc32: str | None = field(default=None, name="probe.crc32")
 
     def __post_init__(self) -> None:
-        if (self.duration is None) != (self.error_type == DROPPED) or (self.duration or 0) < 0:
+        never_made = self.error_type == DROPPED or (self.error_type == BUDGET_STOP and not self.attempts)
+        if (self.duration is None) != never_made or (self.duration or 0) < 0:
             raise ValueError(f"a call that came to {self.error_type} and lasted {self.duration} s")
         if self.error_type is None and self.status_code is None:
             raise ValueError("a call succeeds with a status, or fails with an error")
@@ -114,7 +116,7 @@ class ApplicationCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=T
     @property
     def hidden(self) -> tuple[Attempt, ...]:
         """The failed attempts that the application was not told of: of a failing call all but the last."""
-        told = self.attempts if self.error_type in (None, CANCELLED) else self.attempts[:-1]
+        told = self.attempts if self.error_type in (None, CANCELLED, BUDGET_STOP) else self.attempts[:-1]
         return tuple(attempt for attempt in told if attempt.failed)
 
     @property

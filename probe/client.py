@@ -111,13 +111,21 @@ class Client:
         return self._connections[target.name]
 
 
-def dropped(target: Target, prompt: Prompt, *, stream: bool, traffic: str | None, scheduled: float) -> ObservedCall:
-    """The record of a call that was due and could not be sent, because too many were open."""
+def dropped(
+    target: Target,
+    prompt: Prompt,
+    *,
+    stream: bool,
+    traffic: str | None,
+    scheduled: float,
+    why: Literal["dropped_not_sent", "budget_stop"] = "dropped_not_sent",
+) -> ObservedCall:
+    """The record of a call that was due and not sent, because too many were open, or a cap on spending was reached."""
     return ObservedCall(
         **about_call(target, prompt, streams(target, stream), traffic, scheduled),
         start_time_unix_nano=time.time_ns(),
-        outcome="dropped_not_sent",
-        error_type="dropped_not_sent",
+        outcome=why,
+        error_type=why,
     )
 
 

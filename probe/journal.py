@@ -46,7 +46,6 @@ _PACKAGES = ("aoai-headroom", "locust", "gevent", "httptools", "openai")
 Recorded = TypeVar("Recorded", bound=ObservedCall | ApplicationCall)
 Found = TypeVar("Found")
 _encode = msgspec.json.Encoder().encode
-_DROPPED = {"dropped_not_sent", application.DROPPED}
 
 
 class JournalError(OSError):
@@ -101,11 +100,15 @@ def start_run(results: Path, scenario: str, about: Mapping[str, Any], lead: floa
     return run
 
 
-def end_run(run: Run, how: str, counts: Mapping[str, int]) -> None:
-    """Adds to `run.json` how the run ended and what its processes counted. Raises `JournalError`."""
+def end_run(run: Run, how: str, counts: Mapping[str, int], why: str | None = None) -> None:
+    """Adds to `run.json` how the run ended, why where it ended itself, and what its processes counted.
+
+    Raises `JournalError`.
+    """
     path = Path(run.folder) / RUN_FILE
     described = json.loads(path.read_text(encoding="utf-8"))
-    described["ended"] = {"how": how, "unix_nano": time.time_ns(), **counts}
+    reason = {} if why is None else {"why": why}
+    described["ended"] = {"how": how, **reason, "unix_nano": time.time_ns(), **counts}
     write_whole(path, json.dumps(described, indent=2) + "\n")
 
 
@@ -231,7 +234,7 @@ class Journal:
     def _note_now(self, call: ObservedCall | ApplicationCall) -> int:
         is_application = isinstance(call, ApplicationCall)
         outcome = call.error_type if isinstance(call, ApplicationCall) else call.outcome
-        if outcome not in _DROPPED:
+        if outcome not in record.NOT_SENT:
             return self.send(call.target, call.operation, traffic=call.traffic, application=is_application)
         if self.failure is not None:
             raise self.failure

@@ -19,7 +19,7 @@ from probe.record import Headers, Outcome, Surface, ThrottleKind
 from probe.secrecy import scrubbed
 
 # A wait this long is no rate limit of a minute but a quota of a day.
-_DAY_QUOTA_SECONDS = 3600
+DAY_QUOTA_SECONDS = 3600
 _RETRY_TEXT = re.compile(r"retry after (\d+) (milli)?second", re.IGNORECASE)
 
 _TRANSPORT: Mapping[ErrorKind, Outcome] = {
@@ -211,9 +211,9 @@ def _throttle_kind(seen: Seen, message: str) -> ThrottleKind:
     promised = _header(seen.headers, "retry-after")
     if isinstance(seen.body, dict) and "statusCode" in seen.body and _is_gateways(seen):
         return "apim"
-    if retry and not retry[2] and int(retry[1]) >= _DAY_QUOTA_SECONDS:
+    if retry and not retry[2] and int(retry[1]) >= DAY_QUOTA_SECONDS:
         return "quota_day"
-    if promised.isdecimal() and len(promised) < 10 and int(promised) >= _DAY_QUOTA_SECONDS:
+    if promised.isdecimal() and len(promised) < 10 and int(promised) >= DAY_QUOTA_SECONDS:
         return "quota_day"
     if "high demand" in text:
         return "high_demand"

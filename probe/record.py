@@ -66,7 +66,9 @@ Headers = tuple[tuple[str, str], ...]
 # By how much an arrival may be stamped late before its call counts as tainted.
 TAINT_SECONDS = 0.010
 
-NEVER_TIMED = {"dropped_not_sent", "orphaned"}
+# Due, and not sent: for want of room, or of money.
+NOT_SENT = ("dropped_not_sent", "budget_stop")
+NEVER_TIMED = {*NOT_SENT, "orphaned"}
 
 
 class LatencyCheckpoint(msgspec.Struct, frozen=True, omit_defaults=True):

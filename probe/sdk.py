@@ -15,11 +15,11 @@ variables of its own (`OPENAI_ORG_ID`, proxies) is left as applications have it.
 
 from collections.abc import Callable, Mapping
 from time import perf_counter_ns, time_ns
-from typing import Any
+from typing import Any, Literal
 
 import openai
 
-from probe.application import CANCELLED, DROPPED, ApplicationCall, Attempt
+from probe.application import BUDGET_STOP, CANCELLED, DROPPED, ApplicationCall, Attempt
 from probe.client import about_call, text_headers
 from probe.dialing import tls_context
 from probe.headers import retry_after
@@ -75,19 +75,25 @@ class SDKClient:
         stream: bool,
         traffic: str | None = None,
         scheduled: float | None = None,
+        may_retry: Callable[[], bool] = lambda: True,
     ) -> ApplicationCall:
-        """Makes one call and returns its record, whatever became of it."""
+        """Makes one call and returns its record, whatever became of it. `may_retry` is asked before every attempt but
+        the first, and ends the call where it says no."""
         stream = streams(target, stream)
         sdk, witness = self._client(target)
         call = _calling(sdk, target, prompt, stream)
         answer = _Answer()
-        self.interrupt, error_type = None, None
+        error_type: str | None = None
+        self.interrupt = None
         witness.attempts.clear()
+        witness.may_retry = may_retry
         wall_ns, issued = time_ns(), perf_counter_ns()
         try:
             reply = call()
             answer.take(target, reply, stream)
         # Anything that the SDK raises is what an application would have got.
+        except _BudgetStop:
+            error_type = BUDGET_STOP
         except BaseException as error:
             error_type = type(error).__name__
             if not isinstance(error, Exception):
@@ -139,12 +145,20 @@ class SDKClient:
         return bearer
 
 
-def dropped(target: Target, prompt: Prompt, *, stream: bool, traffic: str | None, scheduled: float) -> ApplicationCall:
-    """The record of a call that was due and could not be made, because too many were open."""
+def dropped(
+    target: Target,
+    prompt: Prompt,
+    *,
+    stream: bool,
+    traffic: str | None,
+    scheduled: float,
+    why: Literal["dropped_not_sent", "budget_stop"] = DROPPED,
+) -> ApplicationCall:
+    """The record of a call that was due and not made, because too many were open, or a cap on spending was reached."""
     return ApplicationCall(
         **about_call(target, prompt, streams(target, stream), traffic, scheduled),
         start_time_unix_nano=time_ns(),
-        error_type=DROPPED,
+        error_type=why,
     )
 
 
@@ -207,14 +221,21 @@ class _Underway:
         )
 
 
+class _BudgetStop(BaseException):
+    """No `Exception`: the SDK would try again."""
+
+
 class _Witness(openai.DefaultHttpxClient):
     """The SDK's HTTP client; `attempts` are the requests of the call that is on, or of the last one."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(event_hooks={"response": [self._at_headers]}, **options)
         self.attempts: list[_Underway] = []
+        self.may_retry: Callable[[], bool] = lambda: True
 
     def send(self, request: Any, **options: Any) -> Any:
+        if self.attempts and not self.may_retry():
+            raise _BudgetStop
         attempt = _Underway()
         self.attempts.append(attempt)
         try:

@@ -17,7 +17,8 @@ ROWS = (
     " probe/ranks.py probe/definitions.py probe/image_size.py",
     "probe/bodies.py probe/channel.py probe/prices.py probe/application.py probe/shares.py probe/headroom.py"
     " probe/seen.py probe/traces.py locustfiles/_hub.py locustfiles/_watchdog.py",
-    "probe/counting.py probe/dialing.py analysis/frames.py analysis/log_shapes.py analysis/ptu_models.py",
+    "probe/counting.py probe/dialing.py analysis/frames.py analysis/log_shapes.py analysis/ptu_models.py"
+    " probe/spending.py locustfiles/_breaker.py",
     "probe/transport.py probe/journal.py probe/simulated.py probe/advice.py probe/render.py probe/assertions.py",
     "probe/versus.py probe/outcome.py analysis/stats.py analysis/output.py analysis/runs.py analysis/logs.py",
     "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py"
@@ -27,7 +28,7 @@ ROWS = (
     "analysis/loads.py",
     "probe/asking.py probe/calling.py probe/listing.py probe/settings.py probe/offline.py probe/output.py probe/sdk.py"
     " locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py analysis/sizing.py",
-    "probe/capture.py probe/look.py probe/posture.py locustfiles/_load.py",
+    "probe/capture.py probe/look.py probe/posture.py locustfiles/_load.py locustfiles/_plan.py",
     "probe/access.py probe/opening.py probe/side_by_side.py",
     "probe/cli.py",
     "locustfiles/_run.py analysis/report.py",

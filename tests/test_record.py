@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from probe.record import OUTCOMES, ObservedCall, decode, encode
+from probe.record import NEVER_TIMED, OUTCOMES, ObservedCall, decode, encode
 
 MADE: dict[str, Any] = {
     "target": "eastus",
@@ -29,7 +29,7 @@ def made(**changes: Any) -> ObservedCall:
 seconds = st.floats(0, 1000, allow_nan=False)
 calls = st.builds(
     made,
-    outcome=st.sampled_from([name for name in OUTCOMES if name not in ("throttled", "dropped_not_sent", "orphaned")]),
+    outcome=st.sampled_from([name for name in OUTCOMES if name not in {"throttled", *NEVER_TIMED}]),
     duration=seconds,
     connect=st.none() | seconds,
     headers=st.lists(
