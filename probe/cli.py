@@ -14,6 +14,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
+from click.core import ParameterSource
 
 from probe.options import trusting
 
@@ -139,6 +140,9 @@ _ASK, _MODE, _OUT = "What is asked", "Instead of one look", "What comes out"
 @_option(_ASK, "--timeout", default=60.0, type=click.FloatRange(0.1, 86_400), help="seconds after which to give up")
 @_option(_MODE, "--vs", metavar="TARGET", shell_complete=_target_names, help=_VS)
 @_option(_MODE, "--pairs", default=6, type=click.IntRange(1, 1000), help="with --vs: calls of each side, in turn")
+@_option(_MODE, "--watch", metavar="INTERVAL", help="look again every 2s, 500ms or 1m, with small calls, until q")
+@_option(_MODE, "--looks", type=click.IntRange(1), help="with --watch: how many")
+@_option(_MODE, "-i", "--interactive", is_flag=True, help="a prompt: change one thing, send again, see what changed")
 @_option(_MODE, "--offline", is_flag=True, help="print the exact request, secrets masked, and send nothing")
 @_option(_MODE, "--curl", is_flag=True, help="print it as a curl command, and send nothing")
 @_option(_OUT, "-o", "--output", type=click.Choice(_FORMS), default="text", help="json, jsonl: one record a call")
@@ -160,6 +164,14 @@ def look(target: str | None, **options: Any) -> NoReturn:
     from probe import look as looking
 
     settings = _settings(target, options)
+    if options["interactive"]:
+        from probe.interactive import interact
+
+        sys.exit(interact(settings))
+    if options["watch"] is not None:
+        from probe.watch import interval, watch
+
+        sys.exit(watch(_small(settings), interval(options["watch"]), options["looks"]))
     if options["vs"] is not None:
         from probe.side_by_side import versus
 
@@ -182,6 +194,16 @@ def _settings(target: str | None, options: dict[str, Any]) -> "Settings":
         assertions=tuple(checked_assertion(text) for text in options["assertions"]),
         timeout=options["timeout"],
     )
+
+
+def _small(settings: "Settings") -> "Settings":
+    """With the smallest calls, where no size was asked for: they are many."""
+    import msgspec
+
+    given = click.get_current_context().get_parameter_source
+    sizes = {"input_tokens": 8, "max_tokens": 8}
+    small = {name: size for name, size in sizes.items() if given(name) == ParameterSource.DEFAULT}
+    return msgspec.structs.replace(settings, asked=msgspec.structs.replace(settings.asked, **small))
 
 
 def main() -> None:

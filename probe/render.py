@@ -120,12 +120,12 @@ class _Sheet:
         shown = f"{_INDENT}{level.name:<15}"
         free = level.free
         if free is None:
-            return Text(f"{shown}{_amount(level)}")
+            return Text(f"{shown}{amount(level)}{_renewal(level)}")
         room = min(self._width - 60, 40)
         full = min(room, round((free if level.used is None else 1 - free) * room))
         style = "green" if free > 0.25 else "yellow" if free > 0.05 else "red"
         return Text.assemble(
-            shown, (self._bar * full, style), (self._rail * (room - full), "dim"), f"  {_amount(level)}"
+            shown, (self._bar * full, style), (self._rail * (room - full), "dim"), f"  {amount(level)}{_renewal(level)}"
         )
 
     def _shares(self, call: ObservedCall) -> Iterator[Text]:
@@ -306,12 +306,14 @@ def _spans(call: ObservedCall) -> list[_Span]:
     return spans
 
 
-def _amount(level: Level) -> str:
+def amount(level: Level) -> str:
     if level.used is not None:
         return f"{level.used:.1%} used"
-    of = "" if level.limit is None else f" of {level.limit:,.0f}"
-    period = "" if level.period is None else f", renewed over {level.period:g} s"
-    return f"{level.left:,.0f}{of} left{period}"
+    return f"{level.left:,.0f}" + (" left" if level.limit is None else f" of {level.limit:,.0f} left")
+
+
+def _renewal(level: Level) -> str:
+    return "" if level.period is None else f", renewed over {level.period:g} s"
 
 
 def _tokens(call: ObservedCall) -> Iterator[list[_Part]]:

@@ -266,3 +266,26 @@ def _values(ours: Calls, theirs: Calls, names: list[str]) -> Iterator[Difference
 
 def _listed(names: set[str]) -> str:
     return ", ".join(sorted(names))
+
+
+def changes(before: ObservedCall, now: ObservedCall) -> list[Difference]:
+    """What differs between a call and the same call sent again, or sent with one thing changed; not what differs with
+    every call: ids, and the date."""
+    facts = ("outcome", "status", "error", "region", "served_region", "model", "input_tokens", "output_tokens")
+    found = [_change(what.replace("_", " "), NAMES[what][1](before), NAMES[what][1](now)) for what in facts]
+    times = (_change(f"{what}, ms", _ms(mark(before)), _ms(mark(now))) for what, mark in _MARKS.items())
+    names = dict.fromkeys(name.lower() for call in (before, now) for name, _ in call.headers)
+    headers = (
+        _change(name, ", ".join(before.header(name)) or None, ", ".join(now.header(name)) or None)
+        for name in names
+        if name != "date" and describe(name, "").group != "ids" and name not in ("x-ms-region", "x-ms-served-model")
+    )
+    return [one for one in (*found, *times, *headers) if one.ours != one.theirs]
+
+
+def _change(what: str, before: object, now: object) -> Difference:
+    return Difference(what, "" if before is None else str(before), "" if now is None else str(now))
+
+
+def _ms(seconds: float | None) -> str | None:
+    return None if seconds is None else f"{seconds * 1000:,.1f}"
