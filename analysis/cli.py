@@ -5,7 +5,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import click
 
@@ -186,6 +186,44 @@ def _given(runs: tuple[Path, ...]) -> tuple[Path, ...]:
     from analysis.runs import newest_run
 
     return runs or (newest_run(Path(os.environ.get("HEADROOM_RESULTS") or "results")),)
+
+
+@analysis.command("count-tokens")
+@click.argument("file", type=click.File("rb"))
+@click.option(
+    "--model-map",
+    "models",
+    metavar="NAME=MODEL",
+    multiple=True,
+    callback=lambda _context, _option, pairs: dict(map(_name_and_model, pairs)),
+    help="the model that a deployment of another name serves (repeatable)",
+)
+def count_tokens(file: IO[bytes], models: dict[str, str]) -> None:
+    """Predict the input tokens of the request bodies in FILE (- for standard input), one JSON object a line.
+
+    The same lines come out, each with input_tokens: a number, or null and a reason where it cannot be known.
+    """
+    from analysis.counted import count_lines
+    from probe.counting import RanksUnavailableError
+
+    counted = uncounted = tokens = 0
+    try:
+        for line, count in count_lines(file, models):
+            sys.stdout.buffer.write(line + b"\n")
+            counted += count.tokens is not None
+            uncounted += count.tokens is None
+            tokens += count.tokens or 0
+        sys.stdout.buffer.flush()
+    except RanksUnavailableError as error:
+        _fail(str(error), EXIT_SETTINGS)
+    print(f"analysis: {counted:,} counted, {tokens:,} tokens in all; {uncounted:,} with a reason", file=sys.stderr)
+
+
+def _name_and_model(pair: str) -> tuple[str, str]:
+    name, equals, model = pair.partition("=")
+    if not (name and equals and model):
+        raise click.BadParameter(f"{pair!r} is not NAME=MODEL, such as chat=gpt-4o")
+    return name, model
 
 
 def _existing(folder: Path) -> Path:

@@ -79,6 +79,8 @@ _UNKNOWABLE = {
     "conversation": "the conversation before it is stored with the service",
     "prompt": "the prompt is a template that is stored with the service",
 }
+# Which key of a part of such a type holds its text.
+_TEXTS = {"text": "text", "input_text": "text", "output_text": "text", "refusal": "refusal"}
 _ROLES = frozenset({"system", "developer", "user", "assistant", "tool", "function"})
 
 
@@ -98,6 +100,64 @@ def chat(body: Mapping[str, Any]) -> Prompt:
         _schema(holder.get("json_schema")) if kind == "json_schema" else None,
         kind == "json_object",
     )
+
+
+def responses(body: Mapping[str, Any]) -> Prompt:
+    """Of a body of the Responses API. Raises `UncountableError`."""
+    _refuse(body)
+    messages = [Message("system", text)] if (text := _instructions(body.get("instructions"))) else []
+    asked = body.get("input")
+    if isinstance(asked, str):
+        messages.append(Message("user", asked))
+    else:
+        for item in _list(asked):
+            _append(messages, _mapping(item, "an input item"))
+    if not messages:
+        raise UncountableError("no input")
+    text_options = body.get("text")
+    kind, holder = _format(text_options.get("format") if isinstance(text_options, Mapping) else None)
+    return Prompt(
+        tuple(messages),
+        tuple(_function(tool, None) for tool in _list(body.get("tools"))),
+        _choice(body.get("tool_choice")),
+        _schema(holder) if kind == "json_schema" else None,
+        kind == "json_object",
+    )
+
+
+def texts(value: object) -> Iterator[str | int]:
+    """What an embeddings request or a legacy completion reads: texts, or how many tokens it was sent as such."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, list | tuple) and value and all(type(token) is int for token in value):
+        yield len(value)
+    elif isinstance(value, list | tuple) and value:
+        for one in value:
+            if not isinstance(one, str | list | tuple):
+                raise UncountableError("an input is neither text nor tokens")
+            yield from texts(one)
+    else:
+        raise UncountableError("no input")
+
+
+def _instructions(value: object) -> str:
+    if value is not None and not isinstance(value, str):
+        raise UncountableError("instructions that are no text are not counted")
+    return value or ""
+
+
+def _append(messages: list[Message], item: Mapping[str, Any]) -> None:
+    kind = item.get("type", "message")
+    if kind == "message":
+        messages.append(Message(_role(item), *_content(item.get("content"))))
+    elif kind == "function_call_output":
+        messages.append(Message("tool", *_content(item.get("output"))))
+    elif kind == "function_call" and not item.get("namespace"):
+        messages.append(Message("assistant", "", calls=(_call(item),)))
+    elif kind == "reasoning":
+        raise UncountableError("what reasoning in the history is billed as is not known beforehand")
+    else:
+        raise UncountableError(f"input items of type {kind!r} are not counted")
 
 
 def _refuse(body: Mapping[str, Any]) -> None:
@@ -155,20 +215,24 @@ def _schema(value: object) -> Format:
 
 def _chat_message(message: object) -> Message:
     message = _mapping(message, "a message")
-    role = message.get("role")
-    if role not in _ROLES:
-        raise UncountableError(f"messages of role {role!r} are not counted")
     if message.get("audio"):
         raise UncountableError(_UNKNOWABLE["audio"])
     text, images = _content(message.get("content"))
     refusal, name = message.get("refusal"), message.get("name")
     return Message(
-        role,
+        _role(message),
         text + (refusal if isinstance(refusal, str) else ""),
         images,
         tuple(_chat_calls(message)),
         name if isinstance(name, str) and name else None,
     )
+
+
+def _role(message: Mapping[str, Any]) -> str:
+    role = message.get("role")
+    if not isinstance(role, str) or role not in _ROLES:
+        raise UncountableError(f"messages of role {role!r} are not counted")
+    return role
 
 
 def _chat_calls(message: Mapping[str, Any]) -> Iterator[Call]:
@@ -198,11 +262,18 @@ def _content(content: object) -> tuple[str, tuple[Image, ...]]:
         kind = part.get("type") if isinstance(part, Mapping) else None
         if kind == "image_url":
             images.append(_chat_image(part.get("image_url")))
-        elif kind in ("text", "refusal") and isinstance(part.get(kind), str):
-            texts.append(part[kind])
+        elif kind == "input_image":
+            images.append(_image(part.get("image_url"), part.get("detail")))
         else:
-            raise UncountableError(f"content of type {kind!r} is not counted")
+            texts.append(_part_text(part, kind))
     return "".join(texts), tuple(images)
+
+
+def _part_text(part: Any, kind: object) -> str:
+    text = part.get(_TEXTS[kind]) if isinstance(kind, str) and kind in _TEXTS else None
+    if not isinstance(text, str):
+        raise UncountableError(f"content of type {kind!r} is not counted")
+    return text
 
 
 def _chat_image(value: object) -> Image:

@@ -20,7 +20,7 @@ from typing import Any
 import msgspec
 
 from probe import definitions
-from probe.bodies import Call, Choice, Image, Message, Prompt, UncountableError, chat
+from probe.bodies import Call, Choice, Image, Message, Prompt, UncountableError, chat, responses, texts
 from probe.ranks import EncodingName, RanksUnavailableError, encoding
 
 __all__ = ["Count", "RanksUnavailableError", "input_tokens"]
@@ -35,6 +35,10 @@ class Count(msgspec.Struct, frozen=True):
     def __post_init__(self) -> None:
         if (self.tokens is None) == (self.reason is None):
             raise ValueError("a count has either tokens or a reason")
+
+
+# What is longer is not kept for the next time it comes.
+_SHORT = 100
 
 
 class _Tiles(msgspec.Struct, frozen=True):
@@ -73,6 +77,15 @@ class _Patches(msgspec.Struct, frozen=True):
         return math.ceil(round(image.width * shrink / 32, 6)) * math.ceil(round(image.height * shrink / 32, 6))
 
 
+class _Responses(msgspec.Struct, frozen=True):
+    """The Responses API puts tools and a response schema into messages of their own, with less of a heading."""
+
+    per_call: int
+    per_tools: int = -1
+    headed: bool = False
+    per_required: int = 8
+
+
 class _Family(msgspec.Struct, frozen=True):
     encoding: EncodingName
     images: _Tiles | _Patches | None = None
@@ -88,14 +101,24 @@ class _Family(msgspec.Struct, frozen=True):
     calls_apart: bool = False
     # gpt-5 has a text of the service's own before the tools, in a message of its own where there is a system message.
     per_tools_with_system: int = 0
+    # With a response schema, beside its text.
+    per_format: int = 0
+    per_undescribed: int = 0
+    # None where tools and tool calls of the Responses API were never measured.
+    responses: _Responses | None = None
     choice_costs: bool = True
 
     def count(self, text: str) -> int:
-        return _count_text(self.encoding, text)
+        if len(text) <= _SHORT:
+            return _count_again(self.encoding, text)
+        return len(encoding(self.encoding).encode_ordinary(text))
 
+
+_with = msgspec.structs.replace
 
 _GPT_4 = _Family("cl100k_base", _Tiles(85, 170))
-_GPT_4O = _Family("o200k_base", _Tiles(85, 170))
+_GPT_4O = _Family("o200k_base", _Tiles(85, 170), responses=_Responses(per_call=3))
+_SMALL = _with(_GPT_4O, responses=_Responses(per_call=0))
 _O = _Family("o200k_base", per_prompt=2, per_tools=0, choice_costs=False)
 _GPT_5 = _Family(
     "o200k_base",
@@ -106,63 +129,128 @@ _GPT_5 = _Family(
     calls_apart=True,
     per_tools=-1 + 82,
     per_tools_with_system=3,
+    per_format=-1,
+    per_undescribed=-1,
     choice_costs=False,
+    responses=_Responses(per_call=4, headed=True, per_required=0),
 )
-_with = msgspec.structs.replace
 
 # The first pattern that a model's name begins with decides, unless a letter or a digit follows. None: no rule known.
 _FAMILIES: tuple[tuple[str, _Family | None], ...] = (
-    # Completions, audio, and models that search bill by other rules.
-    (r"gpt-3\.?5-turbo-instruct|gpt-4o(-mini)?-(audio|realtime|search|transcribe|tts)", None),
+    # Audio, and models that search, bill by other rules.
+    (r"gpt-4o(-mini)?-(audio|realtime|search|transcribe|tts)", None),
     (r"gpt-5-search|o[34](-mini)?-deep-research", None),
     (r"gpt-3\.?5-turbo-0301", _Family("cl100k_base", per_message=4, per_name=-1)),
     (r"gpt-3\.?5(-turbo)?|gpt-4(-turbo|-32k)?(?!\.)", _GPT_4),
-    (r"gpt-4o-mini", _with(_GPT_4O, images=_Tiles(2833, 5667))),
-    (r"gpt-4\.1-mini", _with(_GPT_4O, images=_Patches(1.62))),
-    (r"gpt-4\.1-nano", _with(_GPT_4O, images=_Patches(2.46))),
+    (r"gpt-4o-mini", _with(_SMALL, images=_Tiles(2833, 5667))),
+    (r"gpt-4\.1-mini", _with(_SMALL, images=_Patches(1.62))),
+    (r"gpt-4\.1-nano", _with(_SMALL, images=_Patches(2.46))),
     (r"gpt-4o|chatgpt-4o|gpt-4\.1|gpt-4\.5", _GPT_4O),
     (r"gpt-5-chat|o1-mini", _with(_GPT_4O, images=None)),
     # Whether it reasons, and so bills 1 less, was not measured.
     (r"o1-preview", None),
     (r"gpt-5-mini", _with(_GPT_5, images=_Patches(1.2))),
     (r"gpt-5-nano", _with(_GPT_5, images=_Patches(1.5))),
-    (r"gpt-5(\.[1-3])?", _GPT_5),
-    (r"gpt-5(\.\d+)?", _with(_GPT_5, images=None)),
-    (r"o4-mini", _with(_O, images=_Patches(1.72), per_assistant=2, per_call=3)),
+    (r"gpt-5(?!\.)", _GPT_5),
+    (r"gpt-5\.[1-3]", _with(_GPT_5, responses=_Responses(per_call=6, headed=True, per_required=0))),
+    (r"gpt-5\.\d+", _with(_GPT_5, images=None, responses=_Responses(per_call=7, headed=True, per_required=0))),
+    (
+        r"o4-mini",
+        _with(
+            _O,
+            images=_Patches(1.72),
+            per_assistant=2,
+            per_call=3,
+            responses=_Responses(per_call=4, per_tools=2, per_required=0),
+        ),
+    ),
     (r"o1|o3-mini", _with(_O, images=_Tiles(75, 150))),
     (r"o3|codex-mini", _with(_O, images=_Tiles(75, 150), per_assistant=None)),
+)
+# Embeddings and legacy completions bill the bare text.
+_BARE = re.compile(
+    r"text-embedding-(3-small|3-large|ada-002)|gpt-3\.?5-turbo-instruct|(davinci|babbage)(-002|:2023-07-21)"
 )
 _SYSTEM = frozenset({"system", "developer"})
 
 
 def input_tokens(request: Mapping[str, Any]) -> Count:
-    """The prompt tokens of `{"model": the served model, "messages": [...], ...}`. Raises `RanksUnavailableError`."""
+    """The prompt tokens of a request body, with the served model as its `model`.
+
+    Of chat completions, the Responses API, embeddings and legacy completions. Raises `RanksUnavailableError`.
+    """
     try:
-        return Count(_prompt(chat(request), _family(request.get("model"))))
+        return Count(_count(request))
     except UncountableError as why:
         return Count(reason=str(why))
+    except RecursionError:
+        return Count(reason="nested too deeply")
 
 
-def _family(model: object) -> _Family:
-    name = model.lower().removeprefix("ft:") if isinstance(model, str) else ""
+def _count(request: Mapping[str, Any]) -> int:
+    name = model.lower().removeprefix("ft:") if isinstance(model := request.get("model"), str) else ""
+    if _BARE.match(name):
+        return _bare(request.get("input", request.get("prompt")))
+    if "messages" in request:
+        return _chat(chat(request), _family(name))
+    if "input" in request or "instructions" in request:
+        return _responses(responses(request), _family(name))
+    raise UncountableError("no messages and no input")
+
+
+def _bare(asked: object) -> int:
+    return sum(
+        one if isinstance(one, int) else len(encoding("cl100k_base").encode_ordinary(one)) for one in texts(asked)
+    )
+
+
+def _family(name: str) -> _Family:
     family = next((family for pattern, family in _FAMILIES if re.match(rf"({pattern})(?![a-z0-9])", name)), None)
     if family is None:
-        raise UncountableError(f"no counting rule for model {model!r}")
+        raise UncountableError(f"no counting rule for model {name!r}")
     return family
 
 
-def _prompt(prompt: Prompt, family: _Family) -> int:
-    if prompt.json_mode and family.encoding == "cl100k_base":
-        raise UncountableError("what JSON mode adds was measured on o200k models only")
+def _chat(prompt: Prompt, family: _Family) -> int:
+    _refuse_json_mode(prompt, family)
     system = next((message for message in prompt.messages if message.role in _SYSTEM), None)
     written = _definitions(prompt)
     tokens = family.per_prompt + _beside(prompt, family, system is not None)
     if written and system is None:
-        tokens += family.per_message + family.count("system") + family.count("\n\n".join(written))
+        tokens += _system("\n\n".join(written), family)
     for message in prompt.messages:
         text = "\n\n".join((message.text, *written)) if message is system else message.text
         tokens += _message(message, text, family)
     return tokens
+
+
+def _refuse_json_mode(prompt: Prompt, family: _Family) -> None:
+    if prompt.json_mode and family.encoding == "cl100k_base":
+        raise UncountableError("what JSON mode adds was measured on o200k models only")
+
+
+def _responses(prompt: Prompt, family: _Family) -> int:
+    _refuse_json_mode(prompt, family)
+    tokens = family.per_prompt
+    if prompt.functions or any(message.calls for message in prompt.messages):
+        if family.responses is None:
+            raise UncountableError("what this model bills for tools of the Responses API was not measured")
+        family = _with(family, per_call=family.responses.per_call, calls_apart=True)
+    if prompt.functions and family.responses:
+        text = (definitions.tools if family.responses.headed else definitions.namespace)(prompt.functions)
+        tokens += _system(text, family) + family.responses.per_tools + _undescribed(prompt, family)
+        tokens += family.responses.per_required if prompt.choice.mode == "required" else _choice(prompt.choice, family)
+    if prompt.format is not None:
+        tokens += _system(definitions.response_format(*prompt.format), family) - 3 + family.per_format
+    return tokens + sum(_message(message, message.text, family) for message in prompt.messages)
+
+
+def _undescribed(prompt: Prompt, family: _Family) -> int:
+    return family.per_undescribed * sum(not function.get("description") for function in prompt.functions)
+
+
+def _system(text: str, family: _Family) -> int:
+    return family.per_message + family.count("system") + family.count(text)
 
 
 def _definitions(prompt: Prompt) -> list[str]:
@@ -175,12 +263,12 @@ def _beside(prompt: Prompt, family: _Family, has_system: bool) -> int:
     """What tools and a response schema cost beside their text."""
     tokens = 0
     if prompt.functions:
-        tokens += family.per_tools + _choice(prompt.choice, family)
+        tokens += family.per_tools + _choice(prompt.choice, family) + _undescribed(prompt, family)
         tokens += family.per_tools_with_system if has_system else 0
     if prompt.format is not None:
         # Where no tool can be called instead, the reply's head names the format.
         free = bool(prompt.functions) and prompt.choice.mode != "none"
-        tokens += 0 if free else 2 + family.count(prompt.format.name)
+        tokens += family.per_format + (0 if free else 2 + family.count(prompt.format.name))
     return tokens
 
 
@@ -236,7 +324,7 @@ def _compact(arguments: str) -> str:
         return arguments
 
 
-# Roles, names and definitions come again with every request.
-@lru_cache(maxsize=4096)
-def _count_text(name: EncodingName, text: str) -> int:
-    return len(encoding(name).encode_ordinary(text)) if text else 0
+# Roles, names and the definitions of tools come again with every request.
+@lru_cache(maxsize=1024)
+def _count_again(name: EncodingName, text: str) -> int:
+    return len(encoding(name).encode_ordinary(text))

@@ -23,8 +23,8 @@ _UNWRITTEN = frozenset(
 # Their values are schemas by name, so that a property may be called "required".
 _NAMED = frozenset({"properties", "$defs", "definitions"})
 _BOUNDS = ("minimum", "maximum")
-# A schema that refers to itself, or is merely deep.
-_DEEPEST = 40
+# Schemas in schemas that are still written out. A few that refer to each other can be read in endless ways.
+_LARGEST = 10_000
 
 _Schema = Mapping[str, Any]
 
@@ -40,7 +40,7 @@ def namespace(functions: Sequence[_Schema]) -> str:
 
 
 def response_format(name: str, schema: object, description: str = "") -> str:
-    written = json.dumps(_written(schema, 0), separators=(",", ":"))
+    written = json.dumps(_written(schema), separators=(",", ":"))
     return _FORMATS.format(name) + _comment(description) + written
 
 
@@ -73,54 +73,61 @@ def _literal(value: object) -> str:
 
 
 class _Types:
-    """Schemas as TypeScript; `root` holds what they refer to."""
+    """Schemas as TypeScript; `root` holds what they refer to. What refers to itself is `any` where it comes again."""
 
     def __init__(self, root: _Schema) -> None:
         self._root = root
+        self._left = _LARGEST
 
-    def of(self, schema: object, depth: int = 0) -> str:
-        if not isinstance(schema, Mapping) or depth > _DEEPEST:
+    def of(self, schema: object, within: tuple[str, ...] = ()) -> str:
+        self._left -= 1
+        if not isinstance(schema, Mapping) or self._left < 0 or (reference := schema.get("$ref")) in within:
             return "any"
-        if isinstance(reference := schema.get("$ref"), str):
-            return self.of(self._referred(reference), depth + 1)
+        if isinstance(reference, str):
+            return self.of(self._resolved(schema), (*within, reference))
         if (literals := _literals(schema)) is not None:
             return literals
         for key in ("anyOf", "oneOf"):
             if isinstance(choices := schema.get(key), list) and choices:
-                return " | ".join(self.of(choice, depth + 1) for choice in choices)
-        return self._typed(schema, depth)
+                return " | ".join(self.of(choice, within) for choice in choices)
+        return self._typed(schema, within)
 
-    def _typed(self, schema: _Schema, depth: int) -> str:
+    def _typed(self, schema: _Schema, within: tuple[str, ...]) -> str:
         kind = schema.get("type")
         if isinstance(kind, list):
-            return " | ".join(self._typed({**schema, "type": one}, depth + 1) for one in kind)
+            return " | ".join(self._typed({**schema, "type": one}, within) for one in kind if isinstance(one, str))
         if kind == "object" or (kind is None and "properties" in schema):
-            return self._object(schema, depth)
+            return self._object(schema, within)
         if kind == "array":
-            return (self.of(schema["items"], depth + 1) if schema.get("items") else "any") + "[]"
+            return (self.of(schema["items"], within) if schema.get("items") else "any") + "[]"
         simple = {"integer": "number", "number": "number", "string": "string", "boolean": "boolean", "null": "null"}
         return simple.get(kind, "any") if isinstance(kind, str) else "any"
 
-    def _object(self, schema: _Schema, depth: int) -> str:
+    def _object(self, schema: _Schema, within: tuple[str, ...]) -> str:
         properties = _properties(schema)
-        required = schema.get("required") or ()
+        required = schema.get("required")
+        required = required if isinstance(required, list) else []
         fields = [
-            (f"{name}{'' if name in required else '?'}: {self.of(value, depth + 1)}", value)
+            (f"{name}{'' if name in required else '?'}: {self.of(value, within)}", self._resolved(value))
             for name, value in properties.items()
         ]
         if schema.get("additionalProperties") is True:
             fields.append(("[key: string]: any", {}))
         if not fields:
             return "object"
-        if not any(_is_remarked(value) for value in properties.values()):
+        if not any(_is_remarked(value) for _, value in fields):
             return "{ " + ", ".join(field for field, _ in fields) + " }"
         return "{\n" + "".join(_line(field, value) for field, value in fields) + "}"
 
-    def _referred(self, reference: str) -> object:
+    def _resolved(self, schema: _Schema) -> _Schema:
+        """What a `$ref` refers to, with what stands beside it."""
+        if not isinstance(reference := schema.get("$ref"), str):
+            return schema
         found: object = self._root
         for step in reference.removeprefix("#").strip("/").split("/"):
-            found = found.get(step) if isinstance(found, Mapping) else None
-        return found
+            found = found.get(step) if isinstance(found, Mapping) and step else found
+        beside = {key: value for key, value in schema.items() if key != "$ref"}
+        return {**found, **beside} if isinstance(found, Mapping) else beside
 
 
 def _literals(schema: _Schema) -> str | None:
@@ -146,17 +153,15 @@ def _line(field: str, schema: _Schema) -> str:
     return f"{above}{field},{' // ' + remarks if remarks else ''}\n"
 
 
-def _written(schema: object, depth: int) -> object:
-    if depth > _DEEPEST:
-        return None
+def _written(schema: object) -> object:
     if isinstance(schema, list):
-        return [_written(one, depth + 1) for one in schema]
+        return [_written(one) for one in schema]
     if not isinstance(schema, Mapping):
         return schema
     return {
-        key: {name: _written(one, depth + 1) for name, one in value.items()}
+        key: {name: _written(one) for name, one in value.items()}
         if key in _NAMED and isinstance(value, Mapping)
-        else _written(value, depth + 1)
+        else _written(value)
         for key, value in schema.items()
         if key not in _UNWRITTEN
     }

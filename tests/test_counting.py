@@ -237,7 +237,26 @@ def test_a_response_schema_keeps_what_it_says_and_not_what_it_bounds() -> None:
 
 def test_a_schema_that_refers_to_itself_ends() -> None:
     node = {"type": "object", "properties": {"next": {"$ref": "#"}}}
-    assert "any" in definitions.tools([{"name": "f", "parameters": node}])
+    assert "(_: { next?: { next?: any } }) => any" in definitions.tools([{"name": "f", "parameters": node}])
+
+
+def test_schemas_that_refer_to_each_other_in_endless_ways_end() -> None:
+    names = [f"D{i}" for i in range(20)]
+    each = {"type": "object", "properties": {name: {"$ref": f"#/$defs/{name}"} for name in names}}
+    text = definitions.tools([{"name": "f", "parameters": {**each, "$defs": dict.fromkeys(names, each)}}])
+    assert len(text) < 1_000_000
+
+
+def test_a_schema_nested_beyond_reading_gets_a_reason() -> None:
+    deep: dict[str, Any] = {"type": "string"}
+    for _ in range(3000):
+        deep = {"type": "object", "properties": {"a": deep}}
+    body = {"model": "gpt-4o", "messages": [said("user", "hello")]}
+    for more in (
+        {"tools": [{"type": "function", "function": {"name": "f", "parameters": deep}}]},
+        {"response_format": {"type": "json_schema", "json_schema": {"name": "f", "schema": deep}}},
+    ):
+        assert input_tokens({**body, **more}).reason == "nested too deeply"
 
 
 def test_the_arguments_of_a_call_are_read_as_compact_json() -> None:

@@ -25,7 +25,7 @@ ROWS = (
     " analysis/signals.py analysis/verify.py analysis/replay.py",
     "probe/client.py probe/identity.py",
     "analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py analysis/ptu.py",
-    "analysis/loads.py",
+    "analysis/loads.py analysis/counted.py",
     "probe/asking.py probe/calling.py probe/listing.py probe/settings.py probe/offline.py probe/output.py probe/sdk.py"
     " locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py analysis/sizing.py",
     "probe/capture.py probe/look.py probe/posture.py locustfiles/_load.py locustfiles/_plan.py",
