@@ -55,6 +55,7 @@ from probe.advice import (
     EXIT_FAILING,
     EXIT_INTERRUPTED,
     EXIT_OK,
+    EXIT_REFUSED,
     EXIT_SETTINGS,
     EXIT_TERMINATED,
     EXIT_THROTTLED,
@@ -66,7 +67,7 @@ from probe.client import Client
 from probe.escaping import printable
 from probe.headers import retry_after
 from probe.hosts import UNVERIFIED, red
-from probe.identity import sign_in
+from probe.identity import sign_in, token_provider
 from probe.journal import JournalError, Run, check_results, end_run, start_run
 from probe.outcome import DAY_QUOTA_SECONDS
 from probe.prices import Price, read_prices
@@ -346,6 +347,16 @@ class Session:
         if options.plan == "only":
             self._refuse("nothing was sent: --plan only", EXIT_OK)
         ask_to_send(options.yes, lambda descriptor: select([descriptor], [], []))
+
+    def refused(self, target: Target, bearer: str | None) -> None:
+        """A call was answered with 401. A key stays as bad as it is; a token is replaced, once."""
+        why = "its key is refused (401)"
+        if target.api_key is None:
+            reason = token_provider(target.identity, target.trust).refuse(bearer)
+            if reason is None:
+                return
+            why = f"signing in again did not help (401): {reason}"
+        self.stop(f"{printable(target.name)}: {why}", "failed", EXIT_REFUSED)
 
     def all_sent(self) -> None:
         """The last call of this process's schedule has ended. The run ends when that is so in every process."""

@@ -6,6 +6,7 @@ user's they are on record whatever ends them (see `_user`); their client waits a
 Importing this module takes the SDK's second of CPU, so only scenarios with such users do.
 """
 
+from http import HTTPStatus
 from typing import Any
 
 from locust.env import Environment
@@ -106,6 +107,8 @@ def observe(
     settle(load.ledger, reserved, call)
     keep(environment, load, call, seq)
     session.watch_attempts(call)
+    if call.status_code == HTTPStatus.UNAUTHORIZED:
+        session.refused(target, client.bearer)
     if client.interrupt is not None:
         raise client.interrupt
     return call

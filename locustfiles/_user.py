@@ -139,6 +139,8 @@ def observe(
     load.ledger.settle(reservation, call.status_code, call.input_tokens, call.output_tokens, call.cached_tokens)
     keep(environment, load, call, seq)
     session.watch(load, call)
+    if call.outcome == "auth":
+        session.refused(target, client.bearer)
     if client.interrupt is not None:
         raise client.interrupt
     return call

@@ -1,5 +1,6 @@
 """Microsoft Entra tokens, from an endpoint that azure-identity takes for an App Service's managed identity."""
 
+import itertools
 import json
 import random
 import threading
@@ -7,24 +8,27 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
 from probe.identity import Provider, Token
 from probe.target import SettingsError
 from tests.commands import run, settings_of
+from tests.runs import load_of, openai_shaped, results_in
 from tests.test_client import GOOD, WHOLE
-from tests.wire import reply, sends, serving
+from tests.wire import answers, reply, sends, serving
 
 TOKEN = "made-up.entra.token"
 
 
 class IdentityEndpoint(BaseHTTPRequestHandler):
     asked: list[str]
+    given: Callable[[], str]
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
-        body = {"access_token": TOKEN, "expires_on": str(int(time.time()) + 3600), "token_type": "Bearer"}
+        body = {"access_token": type(self).given(), "expires_on": str(int(time.time()) + 3600), "token_type": "Bearer"}
         self.send_response(200)
         self.end_headers()
         self.wfile.write(json.dumps(body).encode())
@@ -36,6 +40,7 @@ class IdentityEndpoint(BaseHTTPRequestHandler):
 @pytest.fixture
 def identity() -> Iterator[tuple[dict[str, str], list[str]]]:
     IdentityEndpoint.asked = []
+    IdentityEndpoint.given = lambda: TOKEN
     with ThreadingHTTPServer(("127.0.0.1", 0), IdentityEndpoint) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         settings = {
@@ -195,3 +200,71 @@ def test_a_named_credential_with_a_client_and_a_scope_asks_for_these(
     assert len(asked) == 1 and "client_id=made-up-client" in asked[0] and "resource=api://x" in asked[0]
     wrong = run("probe", settings={**settings_of(server.url), **settings, "HEADROOM_CREDENTIAL": "robot"})
     assert wrong.returncode == 2 and wrong.stderr.count("\n") == 1 and "robot" in wrong.stderr
+
+
+def refused_from(number: int) -> Callable[[bytes], bytes]:
+    """Answers until that many requests have come, and then says 401."""
+    requests = itertools.count(1)
+    good = openai_shaped()
+
+    def make(request: bytes) -> bytes:
+        return good(request) if next(requests) < number else REFUSED
+
+    return make
+
+
+def known_tokens(known: set[str]) -> Callable[[bytes], bytes]:
+    good = openai_shaped()
+
+    def make(request: bytes) -> bytes:
+        sent = request.partition(b"Bearer ")[2].partition(b"\r\n")[0].decode()
+        return good(request) if sent in known else REFUSED
+
+    return make
+
+
+REFUSED = reply(b'{"error":{"code":"401","message":"Access denied due to invalid key."}}', "401 Unauthorized")
+RUN = ("locust", "-f", "locustfiles/sdk_retries.py", "--headless", "--users", "8", "--run-time", "60s")
+
+
+def test_a_key_that_is_refused_in_mid_run_stops_it_in_one_line(tmp_path: Path) -> None:
+    with serving(answers(refused_from(20))) as server:
+        done = run(*RUN, settings=results_in(tmp_path, server.url))
+    assert done.returncode == 4
+    said = [line for line in done.stderr.splitlines() if "401" in line and line.startswith("headroom: ")]
+    assert len(said) == 1 and "its key is refused" in said[0]
+    assert "made-up-key" not in done.stderr
+    assert {call.outcome for call in load_of(tmp_path)} == {"ok", "auth"}
+
+
+def test_a_token_that_is_refused_in_mid_run_is_replaced_once_and_the_run_goes_on(
+    tmp_path: Path, identity: tuple[dict[str, str], list[str]]
+) -> None:
+    settings, asked = identity
+    known = {TOKEN}
+    IdentityEndpoint.given = lambda: f"{TOKEN}-{len(asked)}"
+    known.add(f"{TOKEN}-1")
+    with serving(answers(known_tokens(known))) as server:
+        settings = {**results_in(tmp_path, server.url), **settings}
+        with ThreadPoolExecutor(1) as thread:
+            running = thread.submit(run, *RUN[:-1], "6s", settings=settings)
+            assert server.wait_for_requests(30)
+            known.clear()
+            known.add(f"{TOKEN}-2")
+            done = running.result()
+    assert done.returncode == 0, done.stderr
+    assert len(asked) == 2
+    outcomes = [call.outcome for call in sorted(load_of(tmp_path), key=lambda call: call.start_time_unix_nano)]
+    assert "auth" in outcomes and outcomes[-1] == "ok"
+    assert TOKEN not in done.stderr
+
+
+def test_a_second_refusal_after_signing_in_again_stops_the_run(
+    tmp_path: Path, identity: tuple[dict[str, str], list[str]]
+) -> None:
+    settings, asked = identity
+    IdentityEndpoint.given = lambda: f"{TOKEN}-{len(asked)}"
+    with serving(answers(refused_from(20))) as server:
+        done = run(*RUN, settings={**results_in(tmp_path, server.url), **settings})
+    assert (done.returncode, len(asked)) == (4, 2), done.stderr
+    assert "signing in again did not help (401)" in done.stderr
