@@ -4,16 +4,19 @@ import os
 from argparse import SUPPRESS, Action, ArgumentParser
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import msgspec
-from locust.argument_parser import LocustArgumentParser
 
 from probe.hosts import NO_KEY, is_loopback
 from probe.prompts import CONVERSATION, TrafficClass, read_mix
 from probe.spending import Caps
 from probe.target import SettingsError, Target, configured
 from probe.transport import Timeouts
+
+if TYPE_CHECKING:
+    # Importing it patches the process for gevent, and the options are also read where there is none.
+    from locust.argument_parser import LocustArgumentParser
 
 # Flag, environment variable, default, meaning. Values are text, so that a wrong one ends in one line of ours.
 OPTIONS = (
@@ -137,7 +140,7 @@ def find(options: Options) -> dict[str, Target]:
     return configured({**os.environ, **said}, verified=options.tls_verified)
 
 
-def add_trust_options(parser: LocustArgumentParser) -> None:
+def add_trust_options(parser: "LocustArgumentParser") -> None:
     """What only a command line may say, what it must not say, and where Locust listens unless told otherwise."""
     parser.set_defaults(web_host="127.0.0.1", master_bind_host="127.0.0.1")
     parser.add_argument(

@@ -1,6 +1,7 @@
 """The structure: a module imports only from earlier rows, and the packages stay apart."""
 
 import ast
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,6 +73,11 @@ def test_a_module_imports_only_from_earlier_rows(module: str) -> None:
 @pytest.mark.parametrize("module", [module for module in MODULES if module.startswith("simulator/")])
 def test_the_simulator_imports_nothing_of_ours_but_itself(module: str) -> None:
     assert all(found.startswith("simulator/") for found in imports(module))
+
+
+def test_no_test_has_brought_locust_into_the_process_that_runs_the_tests() -> None:
+    # It patches threads and sockets for gevent, for all tests that follow.
+    assert "locust" not in sys.modules
 
 
 def test_every_row_names_modules_that_exist() -> None:
