@@ -143,6 +143,26 @@ def ptu(source: Path | None, output: "Output", **given: Any) -> None:
     click.echo(render(result, output))
 
 
+@analysis.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--logs", multiple=True, type=click.Path(path_type=Path), help="folder of diagnostic logs (repeatable)")
+@click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", show_default=True)
+def tokens(runs: tuple[Path, ...], logs: tuple[Path, ...], output: "Output") -> None:
+    """How far estimates of each RUN's tokens (by default the newest) are off, and what that does to a chargeback.
+
+    Held against each other: the estimate, the replies' usage, and with logs RequestUsage and the gateway's LLM log.
+    """
+    from analysis.logs import read_logs
+    from analysis.tokens import analyse, as_result
+
+    def result(run: "Run") -> "Result":
+        folders = [_existing(folder) for folder in logs] or _known_logs(run)
+        checks = run.preflight["service_request_id"].dropna()
+        return as_result(analyse(run.calls, read_logs(folders) if folders else None, run.seconds, checks))
+
+    _each(runs, output, result)
+
+
 def _each(
     runs: tuple[Path, ...], output: "Output", analyse: Callable[["Run"], "Result"], headers: Iterable[str] = ()
 ) -> None:
