@@ -201,6 +201,34 @@ def verify(runs: tuple[Path, ...], output: "Output") -> None:
     sys.exit(EXIT_OK if all(verdict.adds_up for verdict in verdicts) else EXIT_EXPECTATION)
 
 
+@analysis.command()
+@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.option("-o", "--output", "copy", type=click.Path(path_type=Path), help="the copy's folder, else RUN-redacted")
+def redact(run: Path | None, copy: Path | None) -> None:
+    """Make a copy of RUN (by default the newest) that can be given away.
+
+    Hosts, names of targets and deployments, addresses, GUIDs, ids and users become pseudonyms, each original the same
+    one throughout; what analyses read is kept. Reports and logs are not copied. Look at it before you give it away.
+    """
+    from analysis.redact import redact as redact_run
+    from analysis.runs import RunError
+
+    try:
+        (folder,) = _given((run,) if run else ())
+        whole = folder.resolve()
+        made = redact_run(folder, copy or whole.with_name(f"{whole.name}-redacted"))
+    except RunError as error:
+        _fail(str(error), EXIT_SETTINGS)
+    except OSError as error:
+        _fail(str(error), EXIT_DISK)
+    replaced = ", ".join(f"{number:,} of {kind}" for kind, number in sorted(made.replaced.items()))
+    print(f"analysis: {made.files} files copied; replaced: {replaced or 'nothing'}", file=sys.stderr)
+    if made.left_out_files or made.left_out_lines:
+        left = f"left out: {made.left_out_files} other files, {made.left_out_lines} lines that are no records"
+        print(f"analysis: {left}", file=sys.stderr)
+    click.echo(_from_here(made.folder))
+
+
 def _given(runs: tuple[Path, ...]) -> tuple[Path, ...]:
     """Or the newest. Raises `RunError`."""
     from analysis.runs import newest_run

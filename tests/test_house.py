@@ -22,7 +22,7 @@ ROWS = (
     " probe/spending.py locustfiles/_breaker.py",
     "probe/transport.py probe/journal.py probe/simulated.py probe/advice.py probe/render.py probe/assertions.py",
     "probe/versus.py probe/outcome.py analysis/stats.py analysis/output.py analysis/runs.py analysis/logs.py",
-    "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py"
+    "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py analysis/redact.py"
     " analysis/signals.py analysis/verify.py analysis/replay.py",
     "probe/client.py probe/identity.py",
     "analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py analysis/ptu.py",
