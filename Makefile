@@ -4,7 +4,7 @@ BIN := .venv/bin
 DEMO_TIME ?= 30s
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test soak check format bench lock clean
+.PHONY: demo test soak check format screens bench lock clean
 
 demo: .venv/.run
 	@HEADROOM_SIMULATE=1 $(BIN)/locust --headless --run-time $(DEMO_TIME) --loglevel WARNING
@@ -26,6 +26,10 @@ check: .venv/.test
 format: .venv/.test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# The pictures of the probe's screens in docs/.
+screens: .venv/.test
+	@$(BIN)/python docs/screens.py
 
 # Needs an idle machine: it measures.
 bench: .venv/.test

@@ -136,7 +136,16 @@ _ASK, _MODE, _OUT = "What is asked", "Instead of one look", "What comes out"
 @_option(_ASK, "--prompt", help="a text to send; without it one of --input-tokens is made")
 @_option(_ASK, "--input-tokens", default=32, type=click.IntRange(8, 1_000_000), help="size of the prompt")
 @_option(_ASK, "--max-tokens", default=32, type=click.IntRange(1, 1_000_000), help="the most the answer may be")
-@_option(_ASK, "-H", "--header", "headers", multiple=True, metavar="NAME:VALUE", help="a header to send besides")
+@_option(
+    _ASK,
+    "-H",
+    "--header",
+    "headers",
+    multiple=True,
+    metavar="NAME:VALUE",
+    allow_from_autoenv=False,
+    help="a header to send besides",
+)
 @_option(_ASK, "--timeout", default=60.0, type=click.FloatRange(0.1, 86_400), help="seconds after which to give up")
 @_option(_MODE, "--vs", metavar="TARGET", shell_complete=_target_names, help=_VS)
 @_option(_MODE, "--pairs", default=6, type=click.IntRange(1, 1000), help="with --vs: calls of each side, in turn")
@@ -147,7 +156,15 @@ _ASK, _MODE, _OUT = "What is asked", "Instead of one look", "What comes out"
 @_option(_MODE, "--curl", is_flag=True, help="print it as a curl command, and send nothing")
 @_option(_OUT, "-o", "--output", type=click.Choice(_FORMS), default="text", help="json, jsonl: one record a call")
 @_option(_OUT, "--query", metavar="JMESPATH", help="of each record; printed as JSON, or as -o says")
-@_option(_OUT, "--assert", "assertions", multiple=True, metavar="EXPR", help="exit with 7 unless it holds; repeatable")
+@_option(
+    _OUT,
+    "--assert",
+    "assertions",
+    multiple=True,
+    metavar="EXPR",
+    allow_from_autoenv=False,
+    help="exit with 7 unless it holds; repeatable",
+)
 @trusting
 def look(target: str | None, **options: Any) -> NoReturn:
     """Make one streaming and one other call to TARGET and show every header that comes back.

@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator
 from contextlib import ExitStack
 
-import click
 import msgspec
 from rich.console import Console
 from rich.text import Text
@@ -50,7 +49,7 @@ def versus(settings: Settings, other: str, pairs: int) -> int:
             if client.interrupt is not None:
                 break
     if isinstance(shown, Screen):
-        _show(calls[0], calls[1], pairs, Console())
+        show_sides(calls[0], calls[1], pairs, Console())
     shown.close()
     return judged([*calls[0], *calls[1]], settings.assertions)
 
@@ -94,14 +93,14 @@ def _turns(ours: Side, theirs: Side, pairs: int) -> Iterator[tuple[int, bool]]:
         yield from [(0, False), (1, False)] * _WHOLE_PAIRS
 
 
-def _show(ours: list[ObservedCall], theirs: list[ObservedCall], pairs: int, console: Console) -> None:
+def show_sides(ours: list[ObservedCall], theirs: list[ObservedCall], pairs: int, console: Console) -> None:
     if not ours or not theirs:
         return
     names = printable(ours[0].target), printable(theirs[0].target)
     print_lines([Text(f"{names[0]} against {names[1]}", "bold"), Text(_asked(ours, theirs), "dim")], console)
     _findings(findings(ours, theirs), console)
     differing = differences(ours, theirs)
-    click.echo()
+    console.print()
     if differing:
         rows = [(one.what, one.ours or "-", one.theirs or "-") for one in differing]
         show(console, ("what differs", *names), rows)
@@ -121,7 +120,7 @@ def _asked(ours: list[ObservedCall], theirs: list[ObservedCall]) -> str:
 
 def _findings(found: list[Finding], console: Console) -> None:
     for one in found:
-        click.echo()
+        console.print()
         print_lines([Text(printable(f"{one.side} {one.says}"), "yellow")], console)
         console.print(Text(printable(f"known by: {one.known_by}"), "dim"))
 
@@ -129,7 +128,7 @@ def _findings(found: list[Finding], console: Console) -> None:
 def _times(ours: list[ObservedCall], theirs: list[ObservedCall], names: tuple[str, str], console: Console) -> None:
     rows = [_row(one, names) for one in times(ours, theirs)]
     if rows:
-        click.echo()
+        console.print()
         show(console, ("ms, medians", *names, "difference within pairs"), rows)
 
 

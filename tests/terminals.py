@@ -40,19 +40,19 @@ class Terminal:
 
     @property
     def coloured(self) -> bool:
-        return re.search(rb"\x1b\[[0-9;]*[1-9][0-9;]*m", self.raw) is not None
+        return re.search(rb"\x1b\[([0-9;]*;)?([349][0-7]|[34]8)(;[0-9;]*)?m", self.raw) is not None
 
     def type(self, keys: str) -> None:
         os.write(self._ours, keys.encode())
 
-    def wait_for(self, pattern: str, seconds: float = 30) -> str:
+    def wait_for(self, pattern: str, seconds: float = 15) -> str:
         """Until the screen shows this; what it shows then."""
         deadline = time.monotonic() + seconds
         while not re.search(pattern, self.shown):
             assert self._read(deadline), f"{pattern!r} never came:\n{self.shown}"
         return self.shown
 
-    def wait_for_end(self, seconds: float = 30) -> int:
+    def wait_for_end(self, seconds: float = 15) -> int:
         deadline = time.monotonic() + seconds
         while self._read(deadline):
             pass

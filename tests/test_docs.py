@@ -10,11 +10,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
+import click
 import msgspec
 import pytest
 
 from locustfiles._options import OPTIONS
 from probe import advice
+from probe.assertions import NAMES
+from probe.cli import look
 from probe.record import OUTCOMES, ObservedCall
 from probe.simulated import Simulator
 from simulator.call import Call
@@ -134,6 +137,19 @@ def test_every_option_of_a_run_is_described_with_its_variable_and_default(option
 def test_every_option_of_the_simulator_is_described() -> None:
     flags = set(re.findall(r"--[a-z-]+", run("simulator", "--help").stdout)) - {"--help", "--exit-with-stdin"}
     assert flags == set(re.findall(r"\| `(--[a-z-]+)` \| `HEADROOM_SIMULATOR_", COMMANDS))
+
+
+def test_every_option_of_the_probe_is_described() -> None:
+    options = [one for one in look.params if isinstance(one, click.Option) and not one.hidden]
+    rows = COMMANDS.partition("## probe")[2].partition("## locust")[0]
+    for option in options:
+        assert f"| `{', '.join(option.opts + option.secondary_opts)}` |" in rows and f"| {option.help} |" in rows
+
+
+def test_every_name_of_an_assertion_is_described() -> None:
+    text = (ROOT / "docs" / "probe.md").read_text(encoding="utf-8")
+    for name, (meaning, _) in NAMES.items():
+        assert f"| `{name}` | {meaning} |" in text
 
 
 def test_every_exit_code_is_described() -> None:
