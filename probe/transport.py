@@ -318,7 +318,12 @@ class _Response:
             exchange.status = exchange.status or self._parser.get_status_code() or None
             exchange.headers = _headers_before_the_fault(data) if len(data) < MAX_HEADER_VALUE_BYTES else []
         exchange.raw_prefix = data[:PREFIX_BYTES]
-        return TransportError("protocol", f"{reason}; received {scrubbed_bytes(data)[:80]!r}")
+        if exchange.headers_at is not None:
+            # Of a body nothing is quoted: it can be the answer's text.
+            return TransportError("protocol", reason)
+        # Nor of the headers, which are kept as headers are, or not at all.
+        first_line = scrubbed_bytes(data).partition(b"\n")[0]
+        return TransportError("protocol", f"{reason}; the reply begins with {first_line[:80]!r}")
 
     def _end_of_stream(self) -> None:
         exchange = self._exchange
