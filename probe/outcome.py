@@ -186,13 +186,13 @@ _TITLE = re.compile(rb"<title[^>]*>(.*?)</title", re.IGNORECASE | re.DOTALL)
 
 
 def _quoted(seen: Seen) -> str | None:
-    """Of a body that is no JSON: the title where it is a page, else how it begins. Control characters are no words."""
+    """Of a body that is no JSON: the title where it is a page, else how it begins, with its spaces run together."""
     if not seen.text:
         return None
     title = _TITLE.search(seen.text)
     text = (title[1] if title else seen.text[:200]).decode("utf-8", "replace")
-    words = "".join(character if character.isprintable() else " " for character in text).split()
-    return f"a page entitled {' '.join(words)!r}" if title else " ".join(words) or None
+    words = re.sub(r"[ \t\r\n]+", " ", text).strip()
+    return f"a page entitled {words!r}" if title else words or None
 
 
 def _short(message: object) -> str | None:
