@@ -36,6 +36,7 @@ bench: .venv/.test
 	@$(BIN)/python -m bench.simulator
 	@$(BIN)/python -m bench.client
 	@$(BIN)/python -m bench.client --tls
+	@$(BIN)/python -m bench.commands
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -180,6 +180,7 @@ def look(target: str | None, **options: Any) -> NoReturn:
     """
     from probe import look as looking
 
+    _check_one_mode(options)
     settings = _settings(target, options)
     if options["interactive"]:
         from probe.interactive import interact
@@ -196,6 +197,13 @@ def look(target: str | None, **options: Any) -> NoReturn:
     if options["offline"] or options["curl"]:
         sys.exit(looking.not_sent(settings, "curl" if options["curl"] else "request"))
     sys.exit(looking.look(settings))
+
+
+def _check_one_mode(options: dict[str, Any]) -> None:
+    """What is to be printed and not sent must never be sent because of another option."""
+    modes = [name for name in ("vs", "watch", "interactive", "offline", "curl") if options[name]]
+    if len(modes) > 1:
+        raise click.UsageError(f"one at a time: --{' or --'.join(modes)}")
 
 
 def _settings(target: str | None, options: dict[str, Any]) -> "Settings":

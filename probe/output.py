@@ -18,6 +18,7 @@ import msgspec
 from probe.assertions import NAMES
 from probe.escaping import json_printable, printable
 from probe.record import ObservedCall, encode
+from probe.target import SettingsError
 
 Form = Literal["json", "jsonl", "table", "tsv", "none"]
 
@@ -30,7 +31,7 @@ Query = Callable[[Any], Any]
 
 
 def query(expression: str) -> Query:
-    """Raises `ValueError`, in one line, where it is no JMESPath."""
+    """Raises `ValueError` where it is no JMESPath. What it gives raises `SettingsError` on a record it does not fit."""
     import jmespath
     from jmespath.exceptions import JMESPathError
 
@@ -43,14 +44,13 @@ def query(expression: str) -> Query:
         try:
             return compiled.search(record)
         except JMESPathError as error:
-            raise ValueError(f"--query: {str(error).splitlines()[0]}") from None
+            raise SettingsError(f"--query: {str(error).splitlines()[0]}") from None
 
     return ask
 
 
 class Output:
-    """Takes calls one by one; `close` writes what has to wait for the last. Raises `ValueError` where a query cannot
-    be put to a record."""
+    """Takes calls one by one; `close` writes what has to wait for the last. Raises what `ask` raises."""
 
     def __init__(self, form: Form, ask: Query | None) -> None:
         self._form = form

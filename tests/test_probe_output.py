@@ -84,6 +84,8 @@ def test_an_assertion_decides_the_exit_code(server: WireServer, assertion: str, 
         (["-H", "novalue"], "'novalue' is no header"),
         (["-H", "api-key: x"], "is Headroom's own to send"),
         (["--deployment", ""], "deployment '' is no name"),
+        (["--offline", "--watch", "1s"], "one at a time: --watch or --offline"),
+        (["--watch", "often"], "give it as 2s, 500ms or 1m"),
     ],
 )
 def test_what_is_wrong_in_an_option_is_said_before_anything_is_sent(arguments: list[str], says: str) -> None:
@@ -91,6 +93,11 @@ def test_what_is_wrong_in_an_option_is_said_before_anything_is_sent(arguments: l
         done = probed(fresh, *arguments)
         assert fresh.requests == []
     assert done.returncode == 2 and done.stdout == "" and says in done.stderr and "Traceback" not in done.stderr
+
+
+def test_a_query_that_does_not_fit_the_records_ends_in_one_line(server: WireServer) -> None:
+    done = probed(server, "--query", 'length("http.response.status_code")')
+    assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--query: " in done.stderr
 
 
 ODD = """it's "quoted" $HOME `id` \\ and
