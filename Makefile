@@ -4,7 +4,7 @@ BIN := .venv/bin
 DEMO_TIME ?= 30s
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test soak check format screens bench lock clean
+.PHONY: demo test soak check audit sbom format screens bench lock clean
 
 demo: .venv/.run
 	@HEADROOM_SIMULATE=1 $(BIN)/locust --headless --run-time $(DEMO_TIME) --loglevel WARNING
@@ -22,6 +22,17 @@ check: .venv/.test
 	@$(BIN)/ruff format --check --quiet
 	@$(BIN)/ruff check --quiet
 	@$(BIN)/mypy
+
+# Known vulnerabilities of everything that is installed; what cannot be looked up fails, too.
+audit: .venv/.test
+	@$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements.lock
+	@$(BIN)/pip-audit --strict --require-hashes --disable-pip -r requirements-test.lock
+
+# What a release is made of, as CycloneDX.
+sbom: .venv/.test
+	@mkdir -p dist
+	@$(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --output-reproducible -o dist/sbom.json requirements.lock
+	@echo dist/sbom.json
 
 format: .venv/.test
 	$(BIN)/ruff check --fix

@@ -26,7 +26,7 @@ from urllib.parse import quote
 
 Pairs = tuple[tuple[str, str], ...]
 
-SECRET = "[secret]"
+SECRET = "[secret]"  # noqa: S105 - it stands in the place of one
 _LEAST = 8
 _FEW_TOKENS = 8
 
