@@ -56,8 +56,15 @@ def test_every_package_of_a_lock_is_one_version_with_hashes(lock: str) -> None:
         assert re.match(r"[a-z0-9.-]+==[^ ]+ ", entry) and "--hash=sha256:" in entry, entry
 
 
+@pytest.mark.soak
 def test_the_bill_of_materials_names_what_the_lock_holds(tmp_path: Path) -> None:
-    command = [BIN / "cyclonedx-py", "requirements", "-o", tmp_path / "sbom.json", ROOT / "requirements.lock"]
+    command = [
+        str(BIN / "cyclonedx-py"),
+        "requirements",
+        "-o",
+        str(tmp_path / "sbom.json"),
+        str(ROOT / "requirements.lock"),
+    ]
     subprocess.run(command, check=True, capture_output=True, env=environment())
     components = json.loads((tmp_path / "sbom.json").read_text())["components"]
     locked = re.findall(r"(?m)^([a-z0-9.-]+)==([^ ]+)", (ROOT / "requirements.lock").read_text(encoding="utf-8"))
