@@ -27,6 +27,7 @@ from msgspec import field
 
 from probe.client import text_headers
 from probe.errors import TransportError
+from probe.journal import body_of
 from probe.outcome import classify
 from probe.reading import MAX_BODY_BYTES, Reading
 from probe.record import Headers, ObservedCall, Outcome, Surface, decode
@@ -103,7 +104,7 @@ def _journal(data: bytes, entry: int | None) -> Opened:
     calls, broken = [], 0
     for line in data.splitlines():
         try:
-            calls.append(decode(line))
+            calls.append(decode(body_of(line)))
         except ValueError:
             broken += bool(line.strip())
     if not calls:

@@ -31,6 +31,7 @@ _DEFAULT = "look"
 # Where each command lives, and what `probe --help` says of it without importing it.
 _ELSEWHERE: dict[str, tuple[str, str]] = {
     "open": ("probe.opening:open_", "the sheet of a captured call: HAR, raw response, journal line"),
+    "correlate": ("probe.correlate:correlate", "one call as the client and the diagnostic logs tell it"),
     "access": ("probe.access:access", "how a target is protected, and a gate for pipelines"),
 }
 

@@ -142,7 +142,7 @@ def _fetched(identity: Identity, ca_bundle: str | None) -> Token:
     # What it would log on several lines is in the one line below.
     logging.getLogger("azure.identity").setLevel(logging.CRITICAL)
     try:
-        credential = _credential(identity, ca_bundle)
+        credential = credential_of(identity, ca_bundle)
         try:
             given = credential.get_token(identity.scope)
         finally:
@@ -163,11 +163,11 @@ def _mend(identity: Identity) -> str:
     }[identity.credential]
 
 
-def _credential(identity: Identity, ca_bundle: str | None) -> "TokenCredential":
+def credential_of(identity: Identity, ca_bundle: str | None) -> "TokenCredential":
     from azure import identity as azure
 
     named: dict[str, Any] = {} if identity.client_id is None else {"client_id": identity.client_id}
-    options: dict[str, Any] = {"transport": _transport(ca_bundle)}
+    options: dict[str, Any] = {"transport": transport(ca_bundle)}
     if identity.credential == "cli":
         return azure.AzureCliCredential()
     if identity.credential == "managed":
@@ -179,7 +179,7 @@ def _credential(identity: Identity, ca_bundle: str | None) -> "TokenCredential":
     return azure.DefaultAzureCredential(managed_identity_client_id=identity.client_id, **options)
 
 
-def _transport(ca_bundle: str | None) -> Any:
+def transport(ca_bundle: str | None) -> Any:
     """azure-core's own, but with the trust that calls have: it would know certifi's authorities only."""
     from azure.core.pipeline.transport import RequestsTransport
     from requests.adapters import HTTPAdapter

@@ -393,12 +393,12 @@ def _read_file(path: Path, decode: Callable[[bytes], Found]) -> tuple[list[Found
     for line in path.read_bytes().split(b"\n"):
         if line:
             try:
-                found.append(decode(_body(line)))
+                found.append(decode(body_of(line)))
             except ValueError:
                 skipped += 1
     return found, skipped
 
 
-def _body(line: bytes) -> bytes:
-    """Raises `ValueError` where the line is not what was sealed; one that never was (a single call's) is as it is."""
+def body_of(line: bytes) -> bytes:
+    """The record in a line; one that was never sealed (a single call's) is as it is. Raises `ValueError`."""
     return unseal(line)[0] if b'"probe.crc32":' in line[-40:] else line

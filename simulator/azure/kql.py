@@ -2,7 +2,8 @@
 
 A query is a table's name, then any of: where, project (a, b = c), take or limit, order or sort by, count, and
 summarize count() by. Predicates have and, or, not(), parentheses, == != < <= > >= =~, in, has, contains, between,
-and the values string, number, bool, timespan, datetime(), now() and ago(). Comments are skipped.
+and the values string, number, bool, timespan, datetime(), now(), ago() and tostring() of a dynamic. Comments are
+skipped.
 
 Facts.   Documented: a string is never null, other types may be; null against a value is unequal, and any other
          comparison with null is neither true nor false. `=~`, `has` and `contains` ignore case; `has` wants whole
@@ -386,18 +387,27 @@ class _Parser:
         self._expect("(")
         if function.text == "not":
             made = self._not(function)
+        elif function.text == "tostring":
+            made = _as_string(self._operand(), function)
         elif function.text == "now":
             made = _constant("datetime", self._now, function)
         elif function.text == "ago":
             made = _constant("datetime", self._now - _timespan(self._kind("timespan"))[1], function)
         else:
-            raise _unreadable(function, ": the simulator knows the functions ago, datetime, not and now")
+            raise _unreadable(function, ": the simulator knows the functions ago, datetime, not, now and tostring")
         self._expect(")")
         return made
 
     def _not(self, function: _Token) -> _Expression:
         value = self._bool(self._disjunction()).value
         return _Expression("bool", lambda row: _opposite(value(row)), function)
+
+
+def _as_string(expression: _Expression, token: _Token) -> _Expression:
+    if expression.type != "dynamic":
+        raise _unreadable(token, ": the simulator knows tostring() of a dynamic")
+    value = expression.value
+    return _Expression("string", lambda row: "" if (found := value(row)) is None else json.dumps(found), token)
 
 
 def _constant(kind: str, value: Any, token: _Token) -> _Expression:
