@@ -23,7 +23,7 @@ from probe.calling import say
 from probe.escaping import json_printable, printable
 from probe.opening import read
 from probe.record import ObservedCall
-from probe.story import Told, differences, is_id, of_client, of_gateway, of_service, queries
+from probe.story import Told, differences, is_id, of_client, of_gateway, of_service, queries, query_for_tokens
 from probe.target import SettingsError
 
 _EPILOG = """\b
@@ -175,16 +175,21 @@ def _asking(workspace: str, endpoint: str | None, folder: Path, stack: ExitStack
     client = stack.enter_context(LogsQueryClient(credential, transport=transport(bundle), **options))
     stack.callback(credential.close)
 
+    def ask(query: str) -> Iterator[dict[str, Any]]:
+        try:
+            result: Any = client.query_workspace(workspace, query, timespan=None)
+        except AzureError as error:
+            reason = str(getattr(error, "message", None) or error).strip().partition("\n")[0]
+            raise SettingsError(f"the workspace was not to be asked: {printable(reason)}") from None
+        for table in getattr(result, "tables", None) or result.partial_data:
+            yield from (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+
     def find(sought: Sought) -> list[Told]:
-        rows: list[dict[str, Any]] = []
-        for query in queries(sought.id, sought.began_ns, sought.gateways_id):
-            try:
-                result: Any = client.query_workspace(workspace, query, timespan=None)
-            except AzureError as error:
-                reason = str(getattr(error, "message", None) or error).strip().partition("\n")[0]
-                raise SettingsError(f"the workspace was not to be asked: {printable(reason)}") from None
-            for table in getattr(result, "tables", None) or result.partial_data:
-                rows += (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+        service, gateway = queries(sought.id, sought.began_ns, sought.gateways_id)
+        through = list(ask(gateway))
+        ids = {str(row["CorrelationId"]) for row in through if is_id(str(row["CorrelationId"]))}
+        counted = [row for one in ids for row in ask(query_for_tokens(one, sought.began_ns))]
+        rows = [*ask(service), *through, *counted]
         (folder / "rows.json").write_text(json.dumps(rows, default=lambda value: value.isoformat()), encoding="utf-8")
         return _found_in([folder], sought) if rows else []
 

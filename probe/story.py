@@ -61,6 +61,11 @@ def queries(correlation_id: str, began_ns: int | None, gateways_id: str | None =
     return service, gateway
 
 
+def query_for_tokens(gateways_id: str, began_ns: int | None) -> str:
+    """For what the gateway's log of models counted, by the id of its other log. Raises `ValueError`."""
+    return f"ApiManagementGatewayLlmLog\n{_window(began_ns)}| where CorrelationId == {literal(gateways_id)}"
+
+
 def _window(began_ns: int | None) -> str:
     if began_ns is None:
         return ""

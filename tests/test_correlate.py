@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -103,29 +104,42 @@ def test_what_is_not_logged_is_said_to_be_missing(simulated: Simulated) -> None:
         assert f"no record of {GONE}" in done.stderr and "--wait" in done.stderr
 
 
-def test_a_log_that_comes_late_is_waited_for(tmp_path: Path) -> None:
-    with simulating(tmp_path, CONFIG.replace("[logs]", "[logs]\ndelay = [2.0, 2.0]")) as late:
+def test_a_workspace_that_gets_its_records_late_is_waited_for(tmp_path: Path) -> None:
+    with simulating(tmp_path, CONFIG.replace("[logs]", "[logs]\ndelay = [3.0, 3.0]")) as late:
         client = Client()
         call = client.observe(late.target("one"), numbered(1, 32, 16), stream=False)
         client.close()
-        file = recorded(call, tmp_path)
-        late.logs.mkdir(exist_ok=True)
-        at_once = run("probe", "correlate", file, "--logs", str(late.logs))
-        waited = run("probe", "correlate", file, "--logs", str(late.logs), "--wait", "60")
-    assert at_once.returncode == 7
-    assert waited.returncode == 0 and "not logged yet" in waited.stderr and "service" in waited.stdout
+        options, settings = workspace(late)
+        done = run("probe", "correlate", recorded(call, tmp_path), *options, "--wait", "90", settings=settings)
+    assert done.returncode == 0 and "service" in done.stdout, done.stderr
 
 
-def test_ctrl_c_ends_the_waiting(simulated: Simulated) -> None:
+def waiting_in(folder: Path, which: str) -> subprocess.Popen[str]:
+    """The command, once it has looked and waits."""
     process = subprocess.Popen(
-        [str(BIN / "probe"), "correlate", GONE, "--logs", str(simulated.logs), "--wait", "600"],
+        [str(BIN / "probe"), "correlate", which, "--logs", str(folder), "--wait", "600"],
         env=environment(),
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     assert "not logged yet" in process.stderr.readline()
+    return process
+
+
+def test_a_record_that_comes_into_the_folder_later_ends_the_waiting(
+    simulated: Simulated, call: ObservedCall, tmp_path: Path
+) -> None:
+    process = waiting_in(tmp_path, str(call.service_request_id))
+    shutil.copytree(simulated.logs, tmp_path / "logs")
+    shown, _ = process.communicate(timeout=60)
+    assert process.returncode == 0 and "service" in shown
+
+
+def test_ctrl_c_ends_the_waiting(tmp_path: Path) -> None:
+    process = waiting_in(tmp_path, GONE)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=20)
     assert (process.returncode, "Traceback" in said) == (130, False)
