@@ -147,6 +147,7 @@ _ASK, _MODE, _OUT = "What is asked", "Instead of one look", "What comes out"
     allow_from_autoenv=False,
     help="a header to send besides",
 )
+@_option(_ASK, "--yes", is_flag=True, envvar="HEADROOM_YES", help="send to a real endpoint without asking")
 @_option(_ASK, "--timeout", default=60.0, type=click.FloatRange(0.1, 86_400), help="seconds after which to give up")
 @_option(_MODE, "--vs", metavar="TARGET", shell_complete=_target_names, help=_VS)
 @_option(_MODE, "--pairs", default=6, type=click.IntRange(1, 1000), help="with --vs: calls of each side, in turn")
@@ -219,6 +220,7 @@ def _settings(target: str | None, options: dict[str, Any]) -> "Settings":
         query=checked_query(options["query"]),
         assertions=tuple(checked_assertion(text) for text in options["assertions"]),
         timeout=options["timeout"],
+        yes=options["yes"],
     )
 
 

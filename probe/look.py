@@ -13,8 +13,10 @@ from probe.calling import choose, client_for, say, targets
 from probe.client import Client
 from probe.escaping import printable
 from probe.output import Form, Output, Query
+from probe.prices import read_prices
 from probe.record import ObservedCall
 from probe.settings import Asked
+from probe.spending import ask_to_send, is_remote, most_tokens, told_cost
 from probe.target import SettingsError, Target
 
 
@@ -27,12 +29,17 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     query: Query | None
     assertions: tuple[Assertion, ...]
     timeout: float
+    yes: bool = False
 
 
 def look(settings: Settings) -> int:
     """Makes the calls, shows them, and returns the exit code. Raises `SettingsError`."""
     with ExitStack() as stack:
         target = settings.asked.of(choose(targets(stack), settings.target))
+        if is_remote([target]):
+            prompt, times = settings.asked.what(), len(settings.asked.streams())
+            say(told_cost(target, most_tokens(target, prompt), times, read_prices()))
+            ask_to_send(settings.yes)
         client = client_for([target], settings.timeout, stack)
         screen = shown_by(settings)
         calls = []

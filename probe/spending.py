@@ -172,6 +172,14 @@ def dollars(amount: float) -> str:
     return f"${amount:.1g}" if amount >= 1e-4 else "under $0.0001"
 
 
+def told_cost(target: Target, most: tuple[int, int], times: int, prices: Prices) -> str:
+    """What so many equal calls come to at most, in one line."""
+    price, known = price_of(target, prices)
+    rates = f"price of {price.as_of}" if known else "no price is known: as the dearest that is"
+    requests = f"{times} request{'s' if times > 1 else ''}, at most {times * sum(most)} tokens"
+    return f"{target.name}: {requests} and {dollars(times * price.cost(*most))} ({rates})"
+
+
 def ask_to_send(yes: bool, until_readable: Callable[[int], object] | None = None) -> None:
     """Asks on the terminal whether to send what was said to come. Raises `SettingsError` where the answer is no.
 

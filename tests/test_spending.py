@@ -229,7 +229,7 @@ def test_a_quota_of_a_day_ends_the_run_at_once(tmp_path: Path) -> None:
     assert ended(tmp_path)["how"] == "stopped"
 
 
-PLAN = {"HEADROOM_PLAN": "always", "HEADROOM_MAX_COST": "0.5"}
+PLAN = {"HEADROOM_YES": "", "HEADROOM_PLAN": "always", "HEADROOM_MAX_COST": "0.5"}
 
 
 def test_without_a_terminal_and_without_yes_nothing_is_sent(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_a_run_without_an_end_is_refused_where_it_would_cost(tmp_path: Path) -> 
 def test_on_a_terminal_it_asks_and_only_a_yes_sends(tmp_path: Path, answer: str, code: int) -> None:
     controller, terminal = pty.openpty()
     with serving(answers(openai_shaped())) as server:
-        changes = results_in(tmp_path, server.url, HEADROOM_PLAN="always", HEADROOM_MAX_REQUESTS="5")
+        changes = results_in(tmp_path, server.url, HEADROOM_YES="", HEADROOM_PLAN="always", HEADROOM_MAX_REQUESTS="5")
         process = subprocess.Popen(
             [str(BIN / "locust"), "--headless", "--loglevel", "ERROR"],
             env=environment(changes),
@@ -293,3 +293,10 @@ def test_on_a_terminal_it_asks_and_only_a_yes_sends(tmp_path: Path, answer: str,
     assert received == (5 if code == 0 else 0)
     if code == 0:
         assert json.loads((only_run(tmp_path) / "run.json").read_text())["options"]["caps"] == {"requests": 5}
+
+
+def test_the_probe_says_what_its_calls_come_to_and_sends_nothing_unasked(tmp_path: Path) -> None:
+    settings_ = results_in(tmp_path, "https://contoso.openai.azure.com", HEADROOM_YES="")
+    done = run("probe", settings={**settings_, "AZURE_OPENAI_DEPLOYMENT": "gpt-4o"})
+    assert done.returncode == 2 and done.stdout == ""
+    assert "2 requests, at most 128 tokens and $0.0008" in done.stderr and "nothing was sent" in done.stderr
