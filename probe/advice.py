@@ -73,7 +73,7 @@ def _mend(call: ObservedCall, target: Target) -> str:
     return {
         "dns": f"check the name {target.host} in AZURE_OPENAI_ENDPOINT",
         "connect": f"is anything listening at {target.endpoint}? Check AZURE_OPENAI_ENDPOINT",
-        "tls": "its certificate is not trusted here; for a company's own authority set SSL_CERT_FILE to its file",
+        "tls": "its certificate is not trusted here; --ca-bundle (HEADROOM_CA_BUNDLE) takes a company's own authority",
         "timeout_connect": f"{target.host} does not answer; check the network and AZURE_OPENAI_ENDPOINT",
         "timeout_first_byte": "it took the call and sent nothing back; give it longer, or look at the gateway",
         "forbidden": "the key or identity may not call this resource, or its network rules keep you out",

@@ -5,6 +5,8 @@ import json
 import re
 import signal
 import socket
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -14,8 +16,9 @@ from urllib.parse import quote
 
 import pytest
 
-from tests.commands import run
+from tests.commands import BIN, ROOT, environment, run
 from tests.runs import Start, only_run, openai_shaped, results_in
+from tests.simulators import awaited
 from tests.test_identity import IdentityEndpoint, identity
 from tests.wire import WireServer, answers, reply, serving
 
@@ -209,3 +212,28 @@ def test_a_redirect_takes_no_credential_along(tmp_path: Path, command: tuple[str
             done = run(*command, settings=settings_for(tmp_path, server))
         assert done.returncode == 4
         assert elsewhere.requests == [] and elsewhere.connections == 0
+
+
+def listening(port: int) -> list[str]:
+    """The addresses that somebody listens on at this port, as Linux has them: in hexadecimal, the last byte first."""
+    lines = [line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()]
+    return [line[1].partition(":")[0] for line in lines if line[1].endswith(f":{port:04X}") and line[3] == "0A"]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+@pytest.mark.parametrize(("options", "said"), [((), 0), (("--web-host", "0.0.0.0"), 1)])
+def test_from_any_folder_the_web_ui_listens_on_this_machine_alone_unless_told_otherwise(
+    tmp_path: Path, options: tuple[str, ...], said: int
+) -> None:
+    with socket.socket() as probing:
+        probing.bind(("127.0.0.1", 0))
+        port = probing.getsockname()[1]
+    command = [str(BIN / "locust"), "-f", str(ROOT / "locustfiles" / "mixed.py"), "--web-port", str(port), *options]
+    with serving(answers(openai_shaped())) as server:
+        settings = environment(results_in(tmp_path, server.url))
+        process = subprocess.Popen(command, env=settings, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
+        found = awaited(lambda: listening(port) or None)
+        process.terminate()
+        _, talk = process.communicate(timeout=60)
+    assert found == (["00000000"] if options else ["0100007F"])
+    assert talk.count("which asks nobody who they are") == said

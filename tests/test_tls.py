@@ -54,7 +54,7 @@ def test_an_unknown_authority_is_refused_and_nothing_is_sent(authority: Authorit
         code, said, call = look(server)
         assert server.requests == []
     assert (code, call.outcome, call.status_code) == (3, "tls", None)
-    assert "certificate" in said and "SSL_CERT_FILE" in said
+    assert "certificate" in said and "--ca-bundle" in said
 
 
 def test_a_certificate_for_another_name_is_refused(authority: Authority) -> None:

@@ -142,3 +142,18 @@ def test_a_limit_that_comes_nearer_during_a_call_is_kept() -> None:
         released.set()
     assert exchange.error is not None and exchange.error.kind == "timeout_idle"
     assert 0.2 <= (exchange.ended - exchange.issued) / 1e9 < 2
+
+
+@pytest.mark.parametrize(
+    "address", ["169.254.169.254", "fe80::1", "::ffff:169.254.169.254", "168.63.129.16", "0.0.0.0"]
+)
+def test_a_name_that_leads_to_a_metadata_service_gets_no_connection(
+    monkeypatch: pytest.MonkeyPatch, address: str
+) -> None:
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    good = (socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", 1))
+    found = [good, (family, socket.SOCK_STREAM, 6, "", (address, 443))]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found)
+    exchange = Connection("contoso-rebound.openai.azure.com", 443, tls=False).exchange(REQUEST, Body().start)
+    assert exchange.error is not None and exchange.error.kind == "dns"
+    assert address in str(exchange.error) and exchange.dialed.peer is None
