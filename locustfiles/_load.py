@@ -9,6 +9,7 @@ import inspect
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from itertools import chain, cycle
 from pathlib import Path
 
@@ -30,7 +31,7 @@ from locustfiles._watchdog import Watchdog
 from probe.application import ApplicationCall
 from probe.client import Client
 from probe.identity import sign_in
-from probe.journal import Journal, Run
+from probe.journal import Journal, JournalError, Run
 from probe.prompts import Ask, Mix
 from probe.record import ObservedCall
 from probe.request import TokenProvider
@@ -38,6 +39,7 @@ from probe.spending import Ledger
 from probe.target import Target
 from probe.traces import read_trace
 
+CLOCK_STEP_SECONDS = 0.05
 _RARELY = (70_000, 50, 50)
 
 
@@ -57,6 +59,10 @@ class Load:
         # How many calls were scheduled (open model), sent and dropped, the checks before the run apart, and how many
         # first tokens timed and tainted.
         self.tally: Counter[str] = Counter()
+        # Where the wall clock left the monotonic one: seconds since the run began, and by how many.
+        self.clock_steps: list[dict[str, float | None]] = []
+        self._offset: int | None = None
+        self._clocks_due = -(10**18)
         # The open model: what is due, and room for calls in flight.
         self.is_open = options.is_open
         self.slots = BoundedSemaphore(options.max_in_flight)
@@ -108,6 +114,25 @@ class Load:
 
     def give_back(self, client: Client) -> None:
         self._idle.append(client)
+
+    def look_at_clocks(self) -> float | None:
+        """By how many seconds the wall clock has left the monotonic one since the last look, where that is much.
+
+        Then, and each minute, the journal gets a note. The machine's sleep is a step too. Raises nothing: what is wrong
+        with the journal is in its `failure`.
+        """
+        at = time.perf_counter_ns() - self.began
+        offset = time.time_ns() - at
+        step = None if self._offset is None else (offset - self._offset) / 1e9
+        has_stepped = step is not None and abs(step) > CLOCK_STEP_SECONDS
+        self._offset = offset
+        if has_stepped:
+            self.clock_steps.append({"at": round(at / 1e9, 3), "seconds": step})
+        if has_stepped or at >= self._clocks_due:
+            self._clocks_due = at + 60 * 10**9
+            with suppress(JournalError):
+                self.journal.read_clocks(at / 1e9, step if has_stepped else None)
+        return step if has_stepped else None
 
     def until(self, due: float) -> float:
         """Seconds from now to `due`; 0 where that has passed."""

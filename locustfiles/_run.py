@@ -15,28 +15,23 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
 import gevent
 import msgspec
 from gevent import GreenletExit
+from gevent.event import Event
 from gevent.select import select
 from locust import events
 from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
-from locust.rpc import Message
-from locust.runners import (
-    STATE_CLEANUP,
-    STATE_RUNNING,
-    STATE_SPAWNING,
-    STATE_STOPPED,
-    MasterRunner,
-    WorkerRunner,
-)
+from locust.runners import STATE_CLEANUP, STATE_RUNNING, STATE_STOPPED, MasterRunner, WorkerRunner
 from locust.stats import StatsEntry
 
 from locustfiles._arrivals import Share, read_schedule
+from locustfiles._endings import WORKERS_SECONDS, Worker, Workers, leave_by_itself
 from locustfiles._load import Load
 from locustfiles._options import (
     OPTIONS,
@@ -53,7 +48,9 @@ from probe.advice import (
     EXIT_CAPPED,
     EXIT_DISK,
     EXIT_FAILING,
+    EXIT_HUNG_UP,
     EXIT_INTERRUPTED,
+    EXIT_LOST,
     EXIT_OK,
     EXIT_REFUSED,
     EXIT_SETTINGS,
@@ -68,7 +65,7 @@ from probe.escaping import printable
 from probe.headers import retry_after
 from probe.hosts import UNVERIFIED, red
 from probe.identity import sign_in, token_provider
-from probe.journal import JournalError, Run, check_results, end_run, start_run
+from probe.journal import JournalError, Run, add_to_run, check_results, end_run, start_run
 from probe.outcome import DAY_QUOTA_SECONDS
 from probe.prices import Price, read_prices
 from probe.prompts import numbered
@@ -85,12 +82,13 @@ PROGRESS_SECONDS = 2.0
 # What the SDK does by itself.
 DEFAULT_RETRIES = 2
 PREFLIGHT = "preflight"
-# On a busy machine they take their time; one that comes after its master has gone would look for it for minutes.
-_WORKERS_CONNECT_SECONDS = 30.0
+# How often the journal and the clocks are looked after.
+TEND_SECONDS = 1.0
 _ARRIVALS_ENDED = "headroom_arrivals_ended"
 _TALLY = "headroom_tally"
 _SPENT = "headroom_spent"
 _STOP = "headroom_stop"
+_FAILED = "headroom_failed"
 
 
 class Session:
@@ -113,6 +111,14 @@ class Session:
         self._prices: dict[str, Price] = {}
         # The cap that each process has reached.
         self._spent: dict[str, str] = {}
+        self._code: int | None = None
+        self._hung_up = False
+        self._leaving = False
+        self._ending: gevent.Greenlet[..., None] | None = None
+        # Of a master, and of a worker.
+        self._workers: Workers | None = None
+        self._worker: Worker | None = None
+        self._processes: list[str] = []
         self._workers_done: set[str] = set()
         self._workers_tally: Counter[str] = Counter()
 
@@ -122,16 +128,23 @@ class Session:
         self.environment = environment
         # Locust calls these in reverse order, and its master's own, which ends the run, is there by now.
         environment.events.quitting.add_listener(lambda **_: self.quitting())
-        self._take_ctrl_c()
+        self._take_signals()
         runner = environment.runner
-        if runner is None or isinstance(runner, WorkerRunner):
+        if runner is None:
+            return
+        if isinstance(runner, WorkerRunner):
+            leave_by_itself(lambda: self._code)
+            self._worker = Worker(runner, self._open_calls, self._stop_now)
+            gevent.spawn(self._await_loss, self._worker)
             return
         runner.register_message(_ARRIVALS_ENDED, self._arrivals_ended)
         runner.register_message(_SPENT, lambda environment, msg, **_: self._process_spent(**msg.data))
         runner.register_message(_STOP, lambda environment, msg, **_: self.stop(**msg.data))
-        runner.register_message(_TALLY, lambda environment, msg, **_: self._workers_tally.update(msg.data))
         if isinstance(runner, MasterRunner):
-            quit_after_workers(runner)
+            leave_by_itself(lambda: self._code)
+            runner.register_message(_TALLY, self._take_tally)
+            runner.register_message(_FAILED, self._take_failure)
+            self._workers = Workers(runner, self._take_joined, self._take_lost)
         for line in check_listening(environment.parsed_options):
             say(line)
         try:
@@ -160,6 +173,8 @@ class Session:
         try:
             run = start_run(Path(self.options.results), self.scenario, self._about(), lead)
             self.load = Load(run, self.options, self.targets, Share(0, 1), Ledger(caps, self._prices))
+            self._processes = []
+            self._take_joined(self.load.journal.worker_id)
             for call in self._checks:
                 self.load.append(call)
         except JournalError as error:
@@ -168,6 +183,8 @@ class Session:
         self._checks, self._checked = [], Spent()
         self._workers_done.clear()
         self._workers_tally.clear()
+        if self._workers is not None:
+            self._workers.begin()
         simulated = None if self._simulator is None else self._simulator.public()
         told: Any = self.environment.parsed_options
         told.headroom_run = {
@@ -178,21 +195,36 @@ class Session:
         }
         say(f"run {run.folder}: {self._plan()}")
         gevent.spawn(self._progress, self.load)
+        gevent.spawn(self._tend, self.load)
 
     def end(self) -> None:
-        load, self.load = self.load, None
-        if load is None:
-            return
+        """May be called in a greenlet that Locust kills meanwhile."""
+        if self.load is not None:
+            self._ending = gevent.spawn(self._end, self.load)
+            self.load = None
+        if self._ending is not None:
+            self._ending.join()
+
+    def _end(self, load: Load) -> None:
         load.close()
+        if load.journal.failure is not None:
+            self.fail(load.journal.failure)
         runner = self.environment.runner
         if isinstance(runner, WorkerRunner):
             runner.send_message(_TALLY, {**load.tally, **records(load)})
             return
+        lost: list[str] = []
+        if self._workers is not None:
+            self._workers.await_ends()
+            lost = self._workers.lost
         tally = load.tally + self._workers_tally + records(load)
         tally["spent_tokens"] += self._checked_in_run.tokens
         tally["spent_microdollars"] += round(self._checked_in_run.cost * 1e6)
+        if lost or tally["internal"]:
+            self._end_with(EXIT_LOST)
+        counted: dict[str, Any] = {**counts(tally, self.options.is_open), **({"lost": lost} if lost else {})}
         try:
-            end_run(load.run, self._how, counts(tally, self.options.is_open), self._why)
+            end_run(load.run, self._how, counted, self._why)
         except JournalError as error:
             self.fail(error)
         for line in closing_lines(tally, self.options):
@@ -205,24 +237,34 @@ class Session:
         if self.load is None or runner is None or runner.state == STATE_STOPPED:
             return
         # Locust runs the handler of SIGTERM in a greenlet of its own, and Ctrl-C in the main one.
-        interrupted = gevent.getcurrent().parent is None
-        self.environment.process_exit_code = EXIT_INTERRUPTED if interrupted else EXIT_TERMINATED
-        self._how = "interrupted"
-        if runner.state == STATE_CLEANUP:
+        by_ctrl_c = gevent.getcurrent().parent is None
+        self._end_with(EXIT_HUNG_UP if self._hung_up else EXIT_INTERRUPTED if by_ctrl_c else EXIT_TERMINATED)
+        waiting = runner.state == STATE_CLEANUP or (self._workers is not None and self._workers.draining)
+        if self._how == "interrupted" or waiting:
             # The open calls were being waited for already.
             self._stop_now()
         elif not isinstance(runner, WorkerRunner):
-            say(f"stopping; open calls have {self.environment.stop_timeout:g} s to end; Ctrl-C again stops them now")
+            seconds = f"{self.environment.stop_timeout:g} s"
+            say(f"stopping; {self._open_calls()} open calls have {seconds} to end; Ctrl-C again stops them now")
+        if self._how != "failed":
+            self._how = "interrupted"
 
-    def _take_ctrl_c(self) -> None:
+    def _end_with(self, code: int) -> None:
+        """The first reason for another exit code than 0 is the one that is told."""
+        if self.environment.process_exit_code is None:
+            self.environment.process_exit_code = code
+
+    def _take_signals(self) -> None:
         """By default Ctrl-C is raised in whichever greenlet runs, which would end the call that it is in the middle of.
 
-        A shell that starts us in the background has it ignored, and so it stays.
+        A shell that starts us in the background has it ignored, and so it stays; so does `nohup` with the hanging up.
         """
         if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
             gevent.signal_handler(signal.SIGINT, self._on_ctrl_c)
             # Then it is no greenlet's error to be printed: it goes on to the main one, where Locust acts on it.
             gevent.get_hub().NOT_ERROR += (KeyboardInterrupt,)
+        if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            gevent.signal_handler(signal.SIGHUP, self._on_hanging_up)
 
     def _on_ctrl_c(self) -> None:
         options: Any = self.environment.parsed_options
@@ -234,26 +276,48 @@ class Session:
         else:
             raise KeyboardInterrupt
 
+    def _on_hanging_up(self) -> None:
+        """As Locust ends by SIGTERM."""
+        self._hung_up = True
+        os.kill(os.getpid(), signal.SIGTERM)
+
     def _stop_now(self) -> None:
         """The open calls end here and now, each on record as cancelled."""
         runner = self.environment.runner
         assert runner is not None
         runner.user_greenlets.kill(block=False)
+        if self._workers is not None:
+            self._workers.stop_now()
 
-    def close(self) -> None:
+    def close(self, code: int | None = None) -> None:
+        """The last that Locust asks of us, with the code that it would end with. Its handler of SIGTERM and its main
+        greenlet can both come here: the first goes on and ends the process, and with it the other."""
+        if self._leaving:
+            Event().wait()
+        self._leaving = True
+        if self._ending is not None:
+            self._ending.join()
+        if self._workers is not None:
+            self._workers.await_children()
+        told = self.environment.process_exit_code
+        self._code = code if told is None else told
         if self._simulator is not None:
             self._simulator.stop()
             self._simulator = None
 
     def fail(self, error: JournalError | SettingsError) -> None:
         """The run cannot go on, above all where the journal cannot be written: says so once, and stops the traffic."""
-        if self._how != "failed":
-            self.environment.process_exit_code = EXIT_DISK if isinstance(error, JournalError) else EXIT_SETTINGS
-            self._how = "failed"
-            say(f"{error}; the run stops")
-            runner = self.environment.runner
-            assert runner is not None
-            gevent.spawn(runner.quit)
+        if self._how == "failed":
+            return
+        self._how, self._why = "failed", str(error)
+        self._end_with(EXIT_DISK if isinstance(error, JournalError) else EXIT_SETTINGS)
+        say(f"{error}; the run stops")
+        runner = self.environment.runner
+        assert runner is not None
+        if isinstance(runner, WorkerRunner):
+            runner.send_message(_FAILED, {"message": str(error), "disk": isinstance(error, JournalError)})
+        self._stop_now()
+        gevent.spawn(runner.quit)
 
     def stop(self, why: str, how: str, code: int) -> None:
         """The run ends here, when its open calls have. A worker has its master end it."""
@@ -364,6 +428,61 @@ class Session:
         assert runner is not None
         runner.send_message(_ARRIVALS_ENDED, getattr(runner, "client_id", "local"))
 
+    def _open_calls(self) -> int:
+        if self._workers is not None:
+            return self._workers.open_calls
+        return 0 if self.load is None else self.load.journal.in_flight
+
+    def _tend(self, load: Load) -> None:
+        """Once a second: the journal to the disk, outside the event loop; a look at the clocks; and whether all is
+        well with the journal."""
+        while self.load is load:
+            step = load.look_at_clocks()
+            if step is not None and self._worker is None:
+                self._add_to_run(load, {"clock_steps": load.clock_steps})
+                say(f"the wall clock was set by {step:+.1f} s, or the machine slept; times measured here are not of it")
+            gevent.get_hub().threadpool.apply(load.journal.sync)
+            if self.load is load and load.journal.failure is not None:
+                self.fail(load.journal.failure)
+            gevent.sleep(TEND_SECONDS)
+
+    def _take_joined(self, name: str) -> None:
+        self._processes.append(name)
+        if self.load is not None:
+            self._add_to_run(self.load, {"processes": self._processes})
+
+    def _add_to_run(self, load: Load, about: dict[str, Any]) -> None:
+        try:
+            add_to_run(load.run, about)
+        except JournalError as error:
+            self.fail(error)
+
+    def _take_lost(self, name: str) -> None:
+        say(f"the worker {name} is gone without having ended; its part of the load is missing from here on")
+        self._end_with(EXIT_LOST)
+        assert self._workers is not None and self.environment.runner is not None
+        if self.load is not None and not self._workers.draining and not self._workers.there():
+            say("no worker is left; the run stops")
+            self._how = "failed"
+            gevent.spawn(self.environment.runner.quit)
+
+    def _take_tally(self, environment: Environment, msg: Any, **_: Any) -> None:
+        assert self._workers is not None
+        self._workers_tally.update(msg.data)
+        self._workers.take_end(msg.node_id)
+
+    def _take_failure(self, environment: Environment, msg: Any, **_: Any) -> None:
+        kind = JournalError if msg.data["disk"] else SettingsError
+        self.fail(kind(f"a worker: {msg.data['message']}"))
+
+    def _await_loss(self, worker: Worker) -> None:
+        worker.await_loss()
+        if self.load is not None:
+            say(f"the master is gone; {self._open_calls()} open calls have {self.environment.stop_timeout:g} s to end")
+            self._how = "failed"
+        self._end_with(EXIT_LOST)
+        worker.drain()
+
     def _find_targets(self) -> dict[str, Target]:
         found = find(self.options)
         if not self.options.tls_verified:
@@ -407,15 +526,15 @@ class Session:
 
     def _refuse(self, message: str, code: int) -> NoReturn:
         say(message)
-        self.close()
         if isinstance(self.environment.runner, MasterRunner):
             self._dismiss(self.environment.runner)
+        self.close(code)
         sys.exit(code)
 
     def _dismiss(self, master: MasterRunner) -> None:
         """Tells the workers to go. Those that `--processes` started would wait for their master for a minute."""
         options: Any = self.environment.parsed_options
-        gives_up = time.monotonic() + _WORKERS_CONNECT_SECONDS
+        gives_up = time.monotonic() + WORKERS_SECONDS
         while options.processes and len(master.clients.ready) < options.expect_workers and time.monotonic() < gives_up:
             gevent.sleep(0.05)
         master.quit()
@@ -450,7 +569,8 @@ class Session:
             gevent.sleep(PROGRESS_SECONDS)
             if self.load is load:
                 self._end_if_spent()
-                say(progress_line(self.environment, time.perf_counter() - began))
+                line = progress_line(self.environment, time.perf_counter() - began)
+                say(f"{line}, {self._open_calls()} open" if self._how == "interrupted" else line)
 
     def _join(self) -> None:
         """A worker's part in the run that the master has made."""
@@ -471,37 +591,25 @@ class Session:
             self.load = Load(run, self.options, choose(found, self.options.targets), share, ledger)
         except (SettingsError, JournalError) as error:
             self.fail(error)
+            return
+        assert self._worker is not None
+        self._worker.join(self.load.journal.worker_id)
+        gevent.spawn(self._tend, self.load)
 
     def _arrivals_ended(self, environment: Environment, msg: Any, **_: Any) -> None:
         self._workers_done.add(str(msg.data))
         runner = environment.runner
         assert runner is not None
-        if isinstance(runner, MasterRunner) and len(self._workers_done) < len(runner.clients.all):
+        if self._workers is not None and len(self._workers_done) < len(self._workers.there()):
             return
         options: Any = environment.parsed_options
         gevent.spawn(runner.quit if options.headless else runner.stop)
 
 
-def quit_after_workers(master: MasterRunner) -> None:
-    """Locust's master tells its workers to quit and goes, with their last calls open. This one waits for them."""
-    leave = master.quit
-
-    def quit_together() -> None:
-        patience = time.monotonic() + master.environment.stop_timeout + _WORKERS_CONNECT_SECONDS
-        if master.state in (STATE_SPAWNING, STATE_RUNNING):
-            # Or it would give the users of the first worker that has ended to the others.
-            master._users_dispatcher = None
-            for worker in master.clients.all:
-                master.server.send_to_client(Message("quit", None, worker.id))
-            while master.clients.all and time.monotonic() < patience:
-                gevent.sleep(0.05)
-        leave()
-
-    master.quit = quit_together  # type: ignore[method-assign]
-
-
 def say(message: str) -> None:
-    print(f"headroom: {printable(message)}", file=sys.stderr, flush=True)
+    # The terminal may be gone, and what is to be done then is not to fail.
+    with suppress(OSError):
+        print(f"headroom: {printable(message)}", file=sys.stderr, flush=True)
 
 
 def progress_line(environment: Environment, seconds: float) -> str:
@@ -561,7 +669,7 @@ def listen(scenario: str, *, tries_again: bool = False) -> None:
     events.init.add_listener(lambda environment, **_: session.open(environment))
     events.test_start.add_listener(lambda **_: session.begin())
     events.test_stop.add_listener(lambda **_: session.end())
-    events.quit.add_listener(lambda **_: session.close())
+    events.quit.add_listener(lambda exit_code, **_: session.close(exit_code))
 
 
 def add_options(parser: LocustArgumentParser) -> None:

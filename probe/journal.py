@@ -100,16 +100,20 @@ def start_run(results: Path, scenario: str, about: Mapping[str, Any], lead: floa
     return run
 
 
-def end_run(run: Run, how: str, counts: Mapping[str, int], why: str | None = None) -> None:
+def add_to_run(run: Run, about: Mapping[str, Any]) -> None:
+    """Adds to `run.json`, in the place of what has the same key. Raises `JournalError`."""
+    path = Path(run.folder) / RUN_FILE
+    described = json.loads(path.read_text(encoding="utf-8"))
+    write_whole(path, json.dumps({**described, **about}, indent=2) + "\n")
+
+
+def end_run(run: Run, how: str, counts: Mapping[str, Any], why: str | None = None) -> None:
     """Adds to `run.json` how the run ended, why where it ended itself, and what its processes counted.
 
     Raises `JournalError`.
     """
-    path = Path(run.folder) / RUN_FILE
-    described = json.loads(path.read_text(encoding="utf-8"))
     reason = {} if why is None else {"why": why}
-    described["ended"] = {"how": how, **reason, "unix_nano": time.time_ns(), **counts}
-    write_whole(path, json.dumps(described, indent=2) + "\n")
+    add_to_run(run, {"ended": {"how": how, **reason, "unix_nano": time.time_ns(), **counts}})
 
 
 def _versions() -> dict[str, str]:
@@ -201,6 +205,12 @@ class Journal:
         if self.failure is not None:
             raise self.failure
         return numbered
+
+    @property
+    def in_flight(self) -> int:
+        """Calls that were sent and have not ended."""
+        counts = self.counts
+        return counts["sent"] + counts["dropped"] - counts["calls"] - counts["applications"]
 
     def read_clocks(self, at: float, step: float | None = None) -> None:
         """Notes how late it is by both clocks, and a step of the wall clock in seconds. Raises `JournalError`."""

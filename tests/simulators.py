@@ -58,6 +58,9 @@ class Simulated:
         )
 
     def ledger(self) -> list[dict[str, Any]]:
+        if not self._ledger.exists():
+            # Before its first call.
+            return []
         return [json.loads(line) for line in self._ledger.read_text().splitlines()]
 
     def line_of(self, request_id: str) -> dict[str, Any]:
