@@ -29,7 +29,8 @@ ROWS = (
     "analysis/loads.py analysis/counted.py",
     "probe/asking.py probe/calling.py probe/listing.py probe/settings.py probe/offline.py probe/output.py probe/sdk.py"
     " locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py analysis/sizing.py",
-    "probe/capture.py probe/story.py probe/look.py probe/posture.py locustfiles/_load.py locustfiles/_plan.py locustfiles/_endings.py",
+    "probe/capture.py probe/story.py probe/look.py probe/posture.py locustfiles/_load.py"
+    " locustfiles/_plan.py locustfiles/_endings.py",
     "probe/access.py probe/opening.py probe/side_by_side.py probe/watch.py",
     "probe/interactive.py probe/correlate.py",
     "probe/cli.py",
