@@ -144,7 +144,12 @@ def caveats(findings: Findings) -> list[str]:
         found.append(f"{run.skipped:,} lines of the journal were no records and were skipped.")
     how = run.about.ended.how if run.about.ended else None
     if how != "completed":
-        ended = f"The run was {_plain(how)}." if how else "The run has no end on record: it is on, or it was killed."
+        why = run.about.ended.why if run.about.ended else None
+        ended = (
+            f"The run was {_plain(how)}{f': {_plain(why)}' if why else ''}."
+            if how
+            else "The run has no end on record: it is on, or it was killed."
+        )
         found.append(ended)
     return found + _about_the_application(findings) + _about_estimates(findings) + _about_logs(findings)
 

@@ -94,6 +94,7 @@ class Target(msgspec.Struct, frozen=True):
 
 class Ended(msgspec.Struct, frozen=True):
     how: str | None = None
+    why: str | None = None
 
 
 class Asked(msgspec.Struct, frozen=True):

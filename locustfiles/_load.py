@@ -171,6 +171,7 @@ class Load:
         """Raises `JournalError`."""
         self.journal.append(call, seq)
         self.tally["dropped"] += call.duration is None
+        self.tally["without_room"] += call.error_type == "dropped_not_sent"
         if isinstance(call, ObservedCall) and call.tainted is not None:
             self.tally["first_tokens"] += 1
             self.tally["tainted"] += call.tainted

@@ -646,7 +646,7 @@ def closing_lines(tally: Counter[str], options: Options) -> Iterator[str]:
     if options.is_open:
         others = f"; {tally['applications']} the application's" if tally["applications"] else ""
         yield f"{tally['scheduled']} calls were due: {tally['sent']} sent, {tally['dropped']} dropped{others}"
-    if tally["dropped"]:
+    if tally["without_room"]:
         yield f"dropped: {options.max_in_flight} calls were open in a process; --max-in-flight allows more"
     if timed := tally["first_tokens"]:
         share = tally["tainted"] / timed
