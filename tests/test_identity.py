@@ -247,7 +247,7 @@ def test_a_token_that_is_refused_in_mid_run_is_replaced_once_and_the_run_goes_on
     with serving(answers(known_tokens(known))) as server:
         settings = {**results_in(tmp_path, server.url), **settings}
         with ThreadPoolExecutor(1) as thread:
-            running = thread.submit(run, *RUN[:-1], "6s", settings=settings)
+            running = thread.submit(run, *RUN[:-1], "4s", settings=settings)
             assert server.wait_for_requests(30)
             known.clear()
             known.add(f"{TOKEN}-2")

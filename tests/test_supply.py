@@ -80,7 +80,7 @@ def test_a_run_and_its_report_need_no_network(tmp_path: Path) -> None:
     if shutil.which("unshare") is None or subprocess.run(alone("true"), capture_output=True, check=False).returncode:
         pytest.skip("no network namespaces here")
     settings = environment({"HEADROOM_SIMULATE": "1", "HEADROOM_RESULTS": str(tmp_path)})
-    locust = alone(str(BIN / "locust"), "--headless", "--run-time", "2s", "--stop-timeout", "1s")
+    locust = alone(str(BIN / "locust"), "--headless", "--users", "1", "--run-time", "1s", "--stop-timeout", "1s")
     done = subprocess.run(locust, env=settings, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
     assert done.returncode == 0, done.stderr
     report = [str(BIN / "analysis"), "report"]
