@@ -3,6 +3,7 @@
 The reply is read to its last byte, also after `[DONE]`, so that the connection can be used again.
 """
 
+import base64
 import time
 from collections.abc import Callable
 from typing import Any, Literal
@@ -12,7 +13,7 @@ from probe.prompts import Prompt
 from probe.reading import Reading
 from probe.record import Headers, ObservedCall
 from probe.request import TokenProvider, build_request, streams
-from probe.secrecy import kept
+from probe.secrecy import kept, scrubbed
 from probe.stamps import Stamp
 from probe.target import Target
 from probe.transport import Connection, Exchange, Header, Timeouts
@@ -78,6 +79,7 @@ class Client:
             throttle_kind=verdict.throttle_kind,
             error_type=verdict.error_type,
             error_message=verdict.error_message,
+            raw_prefix=_prefix(exchange),
             warnings=(*verdict.warnings, *_oddities(exchange, reading)),
             headers=headers,
             trailers=text_headers(exchange.trailers),
@@ -153,6 +155,14 @@ def about_call(
 def text_headers(headers: list[Header]) -> Headers:
     """Headers as they are kept: as received, but for secrets."""
     return kept(tuple((name.decode("latin-1"), value.decode("latin-1")) for name, value in headers))
+
+
+def _prefix(exchange: Exchange) -> str | None:
+    """How a reply began of which nothing could be read: all there is to tell what answered."""
+    if exchange.raw_prefix is None or exchange.status is not None:
+        return None
+    text = scrubbed(exchange.raw_prefix.decode("latin-1"))
+    return base64.b64encode(text.encode("latin-1", "replace")).decode()
 
 
 def _oddities(exchange: Exchange, reading: Reading) -> tuple[str, ...]:

@@ -210,7 +210,8 @@ def _throttle_kind(seen: Seen, message: str) -> ThrottleKind:
     retry = _RETRY_TEXT.search(message)
     promised = _header(seen.headers, "retry-after")
     if isinstance(seen.body, dict) and "statusCode" in seen.body and _is_gateways(seen):
-        return "apim"
+        # In the words in which a gateway says that each of its back ends is resting.
+        return "pool" if "backend pool" in text else "apim"
     if retry and not retry[2] and int(retry[1]) >= DAY_QUOTA_SECONDS:
         return "quota_day"
     if promised.isdecimal() and len(promised) < 10 and int(promised) >= DAY_QUOTA_SECONDS:

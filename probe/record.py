@@ -56,7 +56,7 @@ Outcome = Literal[
 ]
 OUTCOMES: tuple[str, ...] = get_args(Outcome)
 
-ThrottleKind = Literal["tokens", "requests", "ptu", "apim", "quota_day", "high_demand", "unknown"]
+ThrottleKind = Literal["tokens", "requests", "ptu", "apim", "pool", "quota_day", "high_demand", "unknown"]
 
 Surface = Literal["chat", "responses", "embeddings"]
 
@@ -118,6 +118,8 @@ class ObservedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     # The status or error code as text where the call failed, or the name of the transport's error.
     error_type: str | None = field(default=None, name="error.type")
     error_message: str | None = field(default=None, name="error.message")
+    # Base64 of how a reply began that was no HTTP.
+    raw_prefix: str | None = field(default=None, name="probe.raw_prefix")
     # What was odd about a call that still came to its outcome, such as "no_done".
     warnings: tuple[str, ...] = field(default=(), name="probe.warnings")
 

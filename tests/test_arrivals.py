@@ -1,4 +1,5 @@
-from itertools import islice
+import math
+from itertools import islice, pairwise
 from pathlib import Path
 from statistics import mean, quantiles
 
@@ -27,6 +28,15 @@ def test_poisson_arrivals_come_at_their_rate_with_exponential_gaps() -> None:
     deciles = quantiles(gaps, n=10)
     assert deciles[4] == pytest.approx(0.6931 / 20, rel=0.04)
     assert deciles[8] == pytest.approx(2.3026 / 20, rel=0.04)
+
+
+def test_the_gaps_of_poisson_arrivals_pass_a_kolmogorov_smirnov_test() -> None:
+    count, rate = 20_000, 20.0
+    dues = [0.0, *(arrival.due for arrival in islice(poisson(rate, mix(), "1", Share(0, 1)), count))]
+    expected = [1 - math.exp(-rate * gap) for gap in sorted(later - earlier for earlier, later in pairwise(dues))]
+    distance = max(max((n + 1) / count - at, at - n / count) for n, at in enumerate(expected))
+    # What one run in twenty of true exponential gaps would exceed.
+    assert distance * math.sqrt(count) < 1.358
 
 
 def test_processes_share_a_poisson_rate_and_each_has_its_own_arrivals() -> None:

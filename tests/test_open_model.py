@@ -134,6 +134,29 @@ def test_a_tenth_of_the_stall_with_a_closed_form_answer_is_seen_in_full(tmp_path
     assert found["p50"] < 0.1
 
 
+def test_the_closed_model_does_not_see_that_stall(tmp_path: Path, start: Start) -> None:
+    """What is asked of the open model above would be wrong of this one: it stops asking when nothing comes back."""
+    thawed = threading.Event()
+    thawed.set()
+
+    def answers_unless_frozen(connection: socket.socket, request: bytes) -> None:
+        thawed.wait()
+        sends(0.02, reply(WHOLE))(connection, request)
+
+    with serving(answers_unless_frozen) as server:
+        settings = results_in(tmp_path, server.url, HEADROOM_STREAM_SHARE="0")
+        process = start("locust", "--headless", "-u", "4", "-t", "3s", settings=settings)
+        assert server.wait_for_requests(20)
+        thawed.clear()
+        time.sleep(0.5)
+        thawed.set()
+        process.communicate(timeout=60)
+    took = sorted(call.duration or 0 for call in load_of(tmp_path))
+    assert took[-1] > 0.4
+    # Frozen for 0.5 s of 3 s: at even arrivals the 90th percentile is 0.2 s.
+    assert took[len(took) * 9 // 10] < 0.1
+
+
 @pytest.mark.soak
 def test_the_stall_with_a_closed_form_answer_is_seen_in_full(tmp_path: Path, start: Start) -> None:
     found = stalled(tmp_path, start, 60.0)

@@ -26,6 +26,21 @@ def hold_up():
 
 locust.events.test_start.add_listener(lambda **_: gevent.spawn(hold_up))
 """
+# The same, held up once for 200 ms; when that was is written into the results' folder.
+HELD_UP_ONCE = """
+import locust
+import gevent, os, time
+from pathlib import Path
+from locustfiles.mixed import MixedUser
+
+def hold_up():
+    began, until = time.time(), time.perf_counter() + 0.2
+    while time.perf_counter() < until:
+        pass
+    Path(os.environ["HEADROOM_RESULTS"], "held_up.txt").write_text(f"{began} {time.time()}")
+
+locust.events.test_start.add_listener(lambda **_: gevent.spawn_later(1.5, hold_up))
+"""
 EVENTS = [delta("", role="assistant"), delta("Hello"), delta(" there"), delta(None, "stop"), DONE]
 # Each event by itself, so far apart that no two are ever read together.
 PACED = [stream_head(), *(piece for event in EVENTS for piece in (0.15, chunk(event))), LAST_CHUNK]
@@ -55,6 +70,21 @@ def test_first_tokens_that_a_late_process_stamped_itself_are_not_claimed(tmp_pat
     assert "No claim on time to first token" in text
     page = (only_run(tmp_path) / "report.html").read_text()
     assert "no claim" in page and "No claim on time to first token" in page
+
+
+def test_one_hold_up_taints_the_calls_that_were_open_then_and_no_others(tmp_path: Path) -> None:
+    (tmp_path / "once.py").write_text(HELD_UP_ONCE)
+    with serving(sends(reply(WHOLE)), sends(*PACED)) as server:
+        about = results_in(tmp_path, server.url, HEADROOM_STREAM_SHARE="1", HEADROOM_CLOCK="user")
+        done = run("locust", "-f", str(tmp_path / "once.py"), "--headless", "-t", "4s", settings=about)
+    began, ended_at = map(float, (tmp_path / "held_up.txt").read_text().split())
+    calls = [(call.start_time_unix_nano / 1e9, call.duration or 0, call) for call in load_of(tmp_path)]
+    # What begins in the moment in which the watchdog has not seen the end of it yet is taken for late too.
+    sure = [(at, seconds, call) for at, seconds, call in calls if not ended_at <= at < ended_at + 0.05]
+    open_then = {call.seq for at, seconds, call in sure if at < ended_at and at + seconds > began}
+    held = {call.seq for _, _, call in sure if (call.loop_lag or 0) > 0.15}
+    assert done.returncode == 0 and held == open_then and 0 < len(held) < len(sure)
+    assert all(call.tainted for _, _, call in sure if call.seq in held)
 
 
 def test_the_kernels_stamps_stay_right_in_a_late_process(tmp_path: Path) -> None:

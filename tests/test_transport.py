@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack, closing
 
 import pytest
 
@@ -126,6 +127,25 @@ def test_connecting_is_no_part_of_the_time_and_a_second_call_connects_no_more() 
     assert (second.dialed.dns, second.dialed.connect, second.dialed.peer) == (None, None, first.dialed.peer)
     # The name was known by then.
     assert third.dialed.dns is None and third.dialed.connect is not None
+
+
+def test_a_process_of_thousands_of_descriptors_uses_its_connections_again() -> None:
+    """`select()` takes none above 1,023, and a client that asks it for a socket's state takes each for closed."""
+    resource = pytest.importorskip("resource")
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY and hard < 4096:
+        pytest.skip("this system allows no more descriptors")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 4096), hard))
+    with ExitStack() as held, serving(sends(stream_head() + chunk(b"event") + LAST_CHUNK)) as server:
+        held.callback(resource.setrlimit, resource.RLIMIT_NOFILE, (soft, hard))
+        for _ in range(1200):
+            held.enter_context(socket.socket())
+        connection = held.enter_context(closing(Connection("127.0.0.1", server.port, tls=False)))
+        exchanges = [connection.exchange(REQUEST, Body().start) for _ in range(3)]
+        assert server.connections == 1
+    assert [(one.error, one.complete, one.reused) for one in exchanges] == [
+        (None, True, False), (None, True, True), (None, True, True),
+    ]  # fmt: skip
 
 
 def test_a_limit_that_comes_nearer_during_a_call_is_kept() -> None:

@@ -1,5 +1,6 @@
 """What a row of the tables of faults says: what the server does, and what the call's record must say of it."""
 
+import base64
 from typing import Any, NamedTuple
 
 from probe.headers import describe, retry_after
@@ -128,6 +129,7 @@ _FACTS: dict[str, Any] = {
     "kind": _named("throttle_kind"),
     "code": _named("error_type"),
     "says": _named("error_message"),
+    "began_with": lambda call: call.raw_prefix and base64.b64decode(call.raw_prefix),
     "id": _named("response_id"),
     "model": _named("response_model"),
     "finish": _named("finish_reasons"),

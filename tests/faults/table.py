@@ -156,9 +156,9 @@ FRAMING = [
     fault("F18-early_hints_in_a_packet_of_their_own", sends(head("103 Early Hints", "link: </x>"), 0.02, GOOD), "ok",
           survives=True, **READ, headers={"x-ms-region": ("East US",), "link": ()}),
     fault("F19-garbage", sends_and_closes(b"\x00\x01garbage\r\n\r\n"), "protocol_error", survives=False,
-          says=Holding(r"\x00\x01garbage"), **UNANSWERED),
+          says=Holding(r"\x00\x01garbage"), began_with=b"\x00\x01garbage\r\n\r\n", **UNANSWERED),
     fault("F19-a_TLS_alert", sends_and_closes(b"\x15\x03\x03\x00\x02\x02\x16"), "protocol_error", survives=False,
-          says=Holding(r"\x15\x03\x03"), **UNANSWERED),
+          says=Holding(r"\x15\x03\x03"), began_with=b"\x15\x03\x03\x00\x02\x02\x16", **UNANSWERED),
     fault("F19-another_protocol", sends(b"SSH-2.0-OpenSSH_9.6\r\n"), "protocol_error", survives=False,
           says=Holding("SSH-2.0"), **UNANSWERED),
 ]  # fmt: skip
@@ -351,6 +351,7 @@ def error(code: str | None, message: str) -> bytes:
 TOKENS = error("429", "Requests have exceeded token rate limit of your current OpenAI S0 pricing tier.")
 DAY = error("429", "Your requests have exceeded token rate limit. Please retry after 86400 seconds.")
 APIM = b'{ "statusCode": 429, "message": "Rate limit is exceeded. Try again in 50 seconds." }'
+POOL = b'{ "statusCode": 429, "message": "Backend pool \'aoai\' is temporarily unavailable." }'
 ID = "apim-request-id: f-1"
 DATE = "date: Wed, 21 Oct 2026 07:28:00 GMT"
 TOO_MANY = "429 Too Many Requests"
@@ -393,6 +394,7 @@ THROTTLING = [
     ],
     throttled("F51-the_services_own", TOKENS, "tokens", ID, "policy-id: DeploymentRatelimit-Token"),
     throttled("F51-the_gateways", APIM, "apim", "retry-after: 50", retry_after=50),
+    throttled("F51-the_gateways_pool", POOL, "pool"),
     throttled("F51-nobody_knows", b"", "unknown"),
     throttled("F51-the_services_through_the_gateway", TOKENS, "tokens", ID, "request-context: appId=cid-v1:1"),
 ]  # fmt: skip
