@@ -82,12 +82,12 @@ def late_by(reading: Late, stamps: bool) -> tuple[float, Exchange]:
 def test_a_process_that_reads_late_still_says_when_the_bytes_came() -> None:
     late, exchange = late_by(Late(0.2), stamps=True)
     assert 0 <= late < 0.1
-    assert exchange.kernel_stamps and exchange.worst_delay is not None and exchange.worst_delay > 0.15
+    assert exchange.kernel_stamps and exchange.worst_delay is not None and exchange.worst_delay > 0.05
 
 
 def test_without_the_kernels_stamps_a_late_read_is_a_late_stamp_and_says_so() -> None:
     late, exchange = late_by(Late(0.2), stamps=False)
-    assert late > 0.15
+    assert late > 0.05
     assert exchange.kernel_stamps is False and exchange.worst_delay is None
 
 
