@@ -5,8 +5,9 @@ Where none is configured, a simulator is started that lives as long as the comma
 
 import os
 import sys
-from collections.abc import Iterable
-from contextlib import ExitStack
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -18,10 +19,25 @@ from probe.simulated import Simulator
 from probe.target import SettingsError, Target, configured
 from probe.transport import Timeouts
 
+_PATIENCE = 1.0
+
 
 def say(message: str) -> None:
     """Talk goes to standard error, data to standard output."""
     print(f"probe: {message}", file=sys.stderr, flush=True)
+
+
+@contextmanager
+def patience(target: Target, timeout: float) -> Iterator[None]:
+    """Nobody looks at an empty screen for long without being told what for."""
+    told = f"waiting for {target.name}, up to {timeout:g} s; Ctrl-C shows what has come by then"
+    timer = threading.Timer(_PATIENCE, say, [told])
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 def targets(stack: ExitStack) -> dict[str, Target]:

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.text import Text
 
 from probe.advice import EXIT_OK, advice
-from probe.calling import choose, client_for, say, targets
+from probe.calling import choose, client_for, patience, say, targets
 from probe.client import Client
 from probe.journal import Journal, JournalError, Run, end_run, start_run
 from probe.listing import show
@@ -172,7 +172,9 @@ class Session:
             self._kept = run, Journal(run)
         journal = self._kept[1]
         seq = journal.send(target.name, "embeddings" if target.surface == "embeddings" else "chat")
-        return journal.append(observe(), seq)
+        with patience(target, self._timeout):
+            call = observe()
+        return journal.append(call, seq)
 
     def _show(self, call: ObservedCall, target: Target, *, alone: bool) -> None:
         before = self._last.get(call.request_stream)

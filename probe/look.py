@@ -9,7 +9,7 @@ import msgspec
 
 from probe.advice import EXIT_EXPECTATION, EXIT_INTERRUPTED, EXIT_OK, advice, exit_code
 from probe.assertions import Assertion
-from probe.calling import choose, client_for, say, targets
+from probe.calling import choose, client_for, patience, say, targets
 from probe.client import Client
 from probe.escaping import printable
 from probe.output import Form, Output, Query
@@ -43,7 +43,7 @@ def look(settings: Settings) -> int:
         client = client_for([target], settings.timeout, stack)
         screen = shown_by(settings)
         calls = []
-        for call in made(client, target, settings.asked):
+        for call in made(client, target, settings):
             screen.add(call)
             if mend := advice(call, target):
                 say(mend)
@@ -52,10 +52,12 @@ def look(settings: Settings) -> int:
     return judged(calls, settings.assertions)
 
 
-def made(client: Client, target: Target, asked: Asked) -> Iterator[ObservedCall]:
+def made(client: Client, target: Target, settings: Settings) -> Iterator[ObservedCall]:
     """A call of each kind that is asked for, until one is interrupted."""
-    for stream in asked.streams():
-        yield client.observe(target, asked.what(), stream=stream)
+    for stream in settings.asked.streams():
+        with patience(target, settings.timeout):
+            call = client.observe(target, settings.asked.what(), stream=stream)
+        yield call
         if client.interrupt is not None:
             return
 

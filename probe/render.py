@@ -28,6 +28,7 @@ from probe.shares import Shares, call_shares, first_token_shares
 
 _INDENT = "  "
 _LONGEST_BAR = 100
+_SHORTEST_BAR = 8
 # From here on meanings have a column of their own; on a narrower screen they go under their header.
 _WIDE = 140
 _LONGEST_NAME = 36
@@ -75,7 +76,7 @@ class _Sheet:
         if news is not None:
             title = f"since the last look, {_ago(news.age)} ago"
             yield from self._section(title, (line for part in _news(news) for line in self._flow([part])))
-        yield from self._section("headroom", (self._level(level) for level in headroom(call.headers)))
+        yield from self._section("headroom", (line for level in headroom(call.headers) for line in self._level(level)))
         yield from self._section(_timing_title(call), self._timing(call))
         yield from self._shares(call)
         yield from self._section("tokens", (line for row in _tokens(call) for line in self._flow(row)))
@@ -88,7 +89,7 @@ class _Sheet:
     def _section(self, title: str, lines: Iterable[Text]) -> Iterator[Text]:
         shown = list(lines)
         if shown:
-            yield from (Text(), Text(title, "bold"), *shown)
+            yield from (Text(), *self._wrapped(Text(title, "bold"), self._width), *shown)
 
     def _flow(self, parts: list[_Part], indent: str = _INDENT) -> Iterator[Text]:
         """Parts side by side, on as many lines as they need."""
@@ -116,17 +117,16 @@ class _Sheet:
             shown = f"{_INDENT}{span.label:<11}{span.shown * 1000:>12,.1f}  "
             yield Text.assemble(shown, " " * left, (self._bar * length, span.style))
 
-    def _level(self, level: Level) -> Text:
-        shown = f"{_INDENT}{level.name:<15}"
-        free = level.free
-        if free is None:
-            return Text(f"{shown}{amount(level)}{_renewal(level)}")
-        room = min(self._width - 60, 40)
+    def _level(self, level: Level) -> Iterator[Text]:
+        free, room = level.free, min(self._width - 60, 40)
+        said = f"{amount(level)}{_renewal(level)}"
+        if free is None or room < _SHORTEST_BAR:
+            yield from self._flow([(f"{level.name:<15}{said}", "")])
+            return
         full = min(room, round((free if level.used is None else 1 - free) * room))
         style = "green" if free > 0.25 else "yellow" if free > 0.05 else "red"
-        return Text.assemble(
-            shown, (self._bar * full, style), (self._rail * (room - full), "dim"), f"  {amount(level)}{_renewal(level)}"
-        )
+        bar = (self._bar * full, style), (self._rail * (room - full), "dim")
+        yield Text.assemble(f"{_INDENT}{level.name:<15}", *bar, f"  {said}")
 
     def _shares(self, call: ObservedCall) -> Iterator[Text]:
         first_token, whole = first_token_shares(call), call_shares(call)
@@ -141,15 +141,19 @@ class _Sheet:
 
     def _parts(self, shares: Shares) -> Iterator[Text]:
         room = min(self._width - 41, _LONGEST_BAR)
+        if room < _SHORTEST_BAR:
+            room = 0
         before = 0.0
         for share in shares.parts:
             part = share.seconds / shares.whole if shares.whole else 0.0
-            left = min(round(before * room), room - 1)
-            length = max(1, round((before + part) * room) - left)
+            left = max(0, min(round(before * room), room - 1))
+            length = min(room, max(1, round((before + part) * room) - left))
             before += part
             mark = "~" if share.basis == "inferred" else " "
-            shown = f"{_INDENT}{share.part:<21}{mark}{share.seconds * 1000:>9,.1f}{part:>5.0%}  "
-            yield Text.assemble(shown, " " * left, (self._bar * length, "magenta" if mark == "~" else "cyan"))
+            shown = f"{_INDENT}{share.part:<21}{mark}{share.seconds * 1000:>9,.1f}{part:>5.0%}"
+            yield Text.assemble(
+                shown, "  " * (room > 0), " " * left, (self._bar * length, "magenta" if mark == "~" else "cyan")
+            )
 
     def _headers(self, headers: Headers) -> Iterator[Text]:
         columns = self._columns(headers)

@@ -8,7 +8,8 @@ import msgspec
 from rich.console import Console
 from rich.text import Text
 
-from probe.calling import choose, client_for, targets
+from probe.advice import advice
+from probe.calling import choose, client_for, say, targets
 from probe.escaping import printable
 from probe.listing import show
 from probe.look import Screen, Settings, judged, shown_by
@@ -16,7 +17,7 @@ from probe.output import Output
 from probe.record import ObservedCall
 from probe.render import print_lines
 from probe.target import SettingsError, Target
-from probe.versus import REAL, Finding, Times, differences, findings, times
+from probe.versus import ANSWERED, REAL, Finding, Times, differences, findings, times
 
 # Instead of a target's name: the same target, asked in another way.
 VARIANTS = ("streaming", "not-streaming", "key", "entra")
@@ -51,6 +52,9 @@ def versus(settings: Settings, other: str, pairs: int) -> int:
     if isinstance(shown, Screen):
         show_sides(calls[0], calls[1], pairs, Console())
     shown.close()
+    for one, made in zip((ours, theirs), calls, strict=True):
+        if made and (mend := advice(made[-1], one.target)):
+            say(mend)
     return judged([*calls[0], *calls[1]], settings.assertions)
 
 
@@ -105,7 +109,9 @@ def show_sides(ours: list[ObservedCall], theirs: list[ObservedCall], pairs: int,
         rows = [(one.what, one.ours or "-", one.theirs or "-") for one in differing]
         show(console, ("what differs", *names), rows)
     else:
-        print_lines([Text("nothing differs but the times")], console)
+        answered = any(call.outcome in ANSWERED for call in (*ours, *theirs))
+        same = "nothing differs but the times" if answered else f"neither side answered: {ours[-1].outcome}"
+        print_lines([Text(same.replace("_", " "))], console)
     # What comes after the pairs is of the other kind.
     _times(ours[:pairs], theirs[:pairs], names, console)
 

@@ -23,7 +23,7 @@ from probe.assertions import NAMES
 from probe.headers import describe
 from probe.record import ObservedCall
 
-_ANSWERED = {"ok", "ok_length", "filtered_output"}
+ANSWERED = {"ok", "ok_length", "filtered_output"}
 # The connection's own, and what differs from call to call by its nature.
 _OF_THE_CONNECTION = {"connection", "keep-alive", "transfer-encoding", "content-length", "date", "content-encoding"}
 _VARYING = {"ids", "timing"}
@@ -81,7 +81,7 @@ def times(ours: Calls, theirs: Calls) -> list[Times]:
         pairs = []
         for one, other in zip(ours, theirs, strict=False):
             first, second = mark(one), mark(other)
-            if first is not None and second is not None and {one.outcome, other.outcome} <= _ANSWERED:
+            if first is not None and second is not None and {one.outcome, other.outcome} <= ANSWERED:
                 pairs.append((first, second))
         if len(pairs) >= 2:
             found.append(_times(what, pairs))
@@ -124,7 +124,7 @@ def _of(calls: Calls, stream: bool) -> list[ObservedCall]:
 
 
 def _answered(calls: Calls) -> list[ObservedCall]:
-    return [call for call in calls if call.outcome in _ANSWERED]
+    return [call for call in calls if call.outcome in ANSWERED]
 
 
 def _is_services(call: ObservedCall) -> bool:

@@ -30,13 +30,13 @@ from probe.prices import read_prices
 from probe.record import ObservedCall
 from probe.render import amount
 from probe.target import SettingsError
+from probe.versus import ANSWERED
 
 _INTERVAL = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(ms|s|m|min)?")
 _UNITS = {None: 1.0, "ms": 0.001, "s": 1.0, "m": 60.0, "min": 60.0}
 _SHORTEST = 0.2
 _MOST_LOOKS = 500
 _BLOCKS, _ASCII_BLOCKS = "▁▂▃▄▅▆▇█", "_.-:=+*#"
-_ANSWERED = {"ok", "ok_length", "filtered_output"}
 
 
 def interval(text: str) -> float:
@@ -119,7 +119,7 @@ def frame(name: str, calls: Sequence[ObservedCall], tally: Counter[str], console
     """What is on the screen after the last of these calls."""
     last, plain = calls[-1], console.options.ascii_only
     room = max(10, min(60, console.width - 54))
-    good = last.outcome in _ANSWERED
+    good = last.outcome in ANSWERED
     status = "no status" if last.status_code is None else str(last.status_code)
     outcomes = ", ".join(f"{count} {outcome.replace('_', ' ')}" for outcome, count in tally.most_common(4))
     rows = [

@@ -185,7 +185,7 @@ def test_ctrl_c_in_a_call_ends_the_call_and_not_the_session(tmp_path: Path) -> N
         with on_a_terminal("probe", "-i", "--stream", settings=slow) as terminal:
             terminal.wait_for(">")
             terminal.type("send\r")
-            assert server.wait_for_requests(1)
+            terminal.wait_for("waiting for .*, up to 60 s")
             terminal.type("\x03")
             terminal.wait_for("cancelled user")
             terminal.type("send\r")

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -329,3 +330,14 @@ def test_of_a_second_call_those_headers_are_shown_that_differ() -> None:
     shown = screen.getvalue()
     assert "x-request-id    2" in shown and "content-length  5" in shown and "x-ms-region" not in shown
     assert shown.endswith("1 headers as in the call above; not here: transfer-encoding\n")
+
+
+@pytest.mark.parametrize("width", [40, 60, 70])
+def test_on_a_very_narrow_screen_bars_give_way_to_their_numbers(width: int) -> None:
+    headers = (("x-ratelimit-limit-tokens", "50000"), ("x-ratelimit-remaining-tokens", "49970"))
+    renewal = (("x-ratelimit-renewalperiod-tokens", "60"),)
+    call = msgspec.structs.replace(STREAMED, headers=headers + renewal, latency_checkpoint=COMPLETE)
+    shown = seen(call, width).splitlines()
+    assert max(map(cell_len, shown)) <= width
+    assert "49,970 of 50,000 left, renewed over 60 s" in " ".join(" ".join(shown).split())
+    assert any(line.startswith("  queue") and "140.0" in line for line in shown)
