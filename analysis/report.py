@@ -142,6 +142,8 @@ def caveats(findings: Findings) -> list[str]:
     found = [*_about_trust(findings), *_about_time(findings)]
     if run.skipped:
         found.append(f"{run.skipped:,} lines of the journal were no records and were skipped.")
+    if run.in_flight:
+        found.append(f"{run.in_flight:,} calls were sent and have no record: they were in flight when it was killed.")
     how = run.about.ended.how if run.about.ended else None
     if how != "completed":
         why = run.about.ended.why if run.about.ended else None

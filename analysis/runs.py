@@ -117,13 +117,15 @@ class About(msgspec.Struct, frozen=True):
 
 
 class Run(NamedTuple):
-    """`skipped` lines of the journal were no records."""
+    """`skipped` lines of the journal were no records, and `in_flight` calls were sent that have none: their process was
+    killed, or the run is on."""
 
     folder: Path
     about: About
     calls: pd.DataFrame
     preflight: pd.DataFrame
     skipped: int
+    in_flight: int = 0
 
     @property
     def name(self) -> str:
@@ -153,7 +155,18 @@ def read_run(folder: Path, headers: Iterable[str] = (), columns: Iterable[str] =
     is_check = calls["traffic"].eq(PREFLIGHT)
     preflight, load = calls[is_check], calls[~is_check].reset_index(drop=True) if is_check.any() else calls
     load["at"] = _since_the_first(load)
-    return Run(folder, about, load, preflight, skipped)
+    in_flight = max(0, _noted(folder) - int((~calls["outcome"].isin(NOT_SENT)).sum()))
+    return Run(folder, about, load, preflight, skipped, in_flight)
+
+
+def _noted(folder: Path) -> int:
+    """How many measured calls were noted as sent (`probe.trace`); applications' are counted with their own."""
+    noted = 0
+    for path in folder.glob("sent-*.jsonl"):
+        with path.open("rb") as lines:
+            sent = (line for line in lines if line.startswith(b'{"probe.trace":"send"'))
+            noted += sum(b'"probe.application":true' not in line for line in sent)
+    return noted
 
 
 def newest_run(results: Path) -> Path:

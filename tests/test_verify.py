@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.runs import RunError
+from analysis.runs import RunError, read_run
 from analysis.verify import Verdict, verify
 from probe.journal import Journal, Run, end_run, read_calls, start_run
 from probe.lines import SealError, seal, unseal
@@ -72,6 +72,7 @@ def test_what_a_killed_process_had_open_is_in_flight_and_no_fault(tmp_path: Path
     assert done.returncode == 0 and done.stderr == ""
     assert "3 calls were in flight when their process was killed" in done.stdout
     assert "1 of 1 processes came to no end of their own, unless the run is still on" in done.stdout
+    assert read_run(folder).in_flight == 3
     (process,) = json.loads(run("analysis", "verify", str(folder), "-o", "json").stdout)["processes"]
     assert (process["sent"], process["ended"], process["in_flight"], process["end"]) == (8, 5, 3, "none")
 
