@@ -90,6 +90,10 @@ class SecureChannel(Channel):
         self._flush()
         return True
 
+    def certificate(self) -> tuple[bytes, str]:
+        """The other side's, as DER, and the protocol that was agreed on. After the handshake."""
+        return self._tls.getpeercert(binary_form=True) or b"", self._tls.version() or ""
+
     def take(self) -> None:
         """Hands what has arrived to TLS, for `handshake` to look at. Raises like `receive`."""
         self._take(super().receive()[0])

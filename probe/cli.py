@@ -32,6 +32,7 @@ _DEFAULT = "look"
 _ELSEWHERE: dict[str, tuple[str, str]] = {
     "open": ("probe.opening:open_", "the sheet of a captured call: HAR, raw response, journal line"),
     "correlate": ("probe.correlate:correlate", "one call as the client and the diagnostic logs tell it"),
+    "doctor": ("probe.doctor:doctor", "everything on the way to a target, with the remedy for what fails"),
     "access": ("probe.access:access", "how a target is protected, and a gate for pipelines"),
 }
 
