@@ -163,16 +163,56 @@ def tokens(runs: tuple[Path, ...], logs: tuple[Path, ...], output: "Output") -> 
     _each(runs, output, result)
 
 
+@analysis.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--logs", multiple=True, type=click.Path(path_type=Path), help="folder of diagnostic logs (repeatable)")
+@click.option("--prices", type=click.Path(path_type=Path), help="prices of your own (TOML), before the list prices")
+@click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", show_default=True)
+def gateway(runs: tuple[Path, ...], logs: tuple[Path, ...], prices: Path | None, output: "Output") -> None:
+    """What a gateway added to each RUN (by default the newest), did to it, and lost of it.
+
+    Calls through it are held against those made directly; with the diagnostic logs also the calls that the model
+    completed and the client never got, with their tokens and what they cost.
+    """
+    from analysis.gateway import CALL_COLUMNS, ID_HEADERS, LOG_COLUMNS, analyse, as_result
+    from analysis.join import join, overlap, said
+    from analysis.logs import read_logs
+    from analysis.lost import paid_and_lost
+    from analysis.runs import header_shares
+    from probe.prices import read_prices
+    from probe.target import SettingsError
+
+    try:
+        known_prices = read_prices(prices)
+    except SettingsError as error:
+        _fail(str(error), EXIT_SETTINGS)
+
+    def result(run: "Run") -> "Result":
+        found = read_logs([_existing(folder) for folder in logs] or _known_logs(run), LOG_COLUMNS)
+        joined = join(run.calls, found, run.preflight["service_request_id"].dropna())
+        sentences = said(joined.coverage, found) if found.files else ["No logs were given; --logs names their folder."]
+        why = overlap(joined, found) if found.files else None
+        told = [*sentences, *([why] if why else [])]
+        return as_result(analyse(joined, found, header_shares(run.folder)), paid_and_lost(joined, known_prices), told)
+
+    _each(runs, output, result, ID_HEADERS, CALL_COLUMNS)
+
+
 def _each(
-    runs: tuple[Path, ...], output: "Output", analyse: Callable[["Run"], "Result"], headers: Iterable[str] = ()
+    runs: tuple[Path, ...],
+    output: "Output",
+    analyse: Callable[["Run"], "Result"],
+    headers: Iterable[str] = (),
+    columns: Iterable[str] | None = None,
 ) -> None:
     """Prints the result of each run, as JSON one object, or a list of them for several."""
     from analysis.logs import LogsError
     from analysis.output import render_runs
-    from analysis.runs import RunError, read_run
+    from analysis.runs import COLUMNS, RunError, read_run
 
+    wanted = COLUMNS if columns is None else columns
     try:
-        found = (read_run(folder, headers) for folder in _given(runs))
+        found = (read_run(folder, headers, wanted) for folder in _given(runs))
         results = [(run.name, analyse(run)) for run in found]
     except (RunError, LogsError) as error:
         _fail(str(error), EXIT_SETTINGS)

@@ -10,6 +10,7 @@ Never.  Nothing is dropped on either side: who is unmatched is counted, with the
 """
 
 from collections.abc import Iterable
+from datetime import UTC, datetime
 from typing import NamedTuple
 
 import numpy as np
@@ -17,6 +18,9 @@ import pandas as pd
 
 from analysis.logs import Logs
 from analysis.stats import quantile
+
+_AN_HOUR_NS = 3600 * 10**9
+_SKIPPED_SHOWN = 5
 
 
 class Skew(NamedTuple):
@@ -134,3 +138,55 @@ def skew(joined: pd.DataFrame) -> Skew | None:
         return Skew((low + high) / 2, low, high, len(timed), True)
     low, high = float(earliest.quantile(0.05)), float(latest.quantile(0.95))
     return Skew(float((earliest + latest).median() / 2), low, high, len(timed), False)
+
+
+def overlap(joined: Joined, logs: Logs) -> str | None:
+    """Why nothing could be joined, as far as it can be told; None where something was."""
+    coverage, requests = joined.coverage, logs.requests
+    if coverage.matched or joined.calls.empty:
+        return None
+    if requests.empty:
+        return "The logs have no record of Azure OpenAI's."
+    if coverage.without_id == coverage.only_client:
+        return "No reply named its record: none has an `apim-request-id`, which a gateway may strip."
+    began = requests["began_ns"].dropna() if "began_ns" in requests else requests["logged_ns"].dropna()
+    starts = joined.calls["start_time_unix_nano"]
+    if len(began) and (began.max() < starts.min() or began.min() > starts.max() + _AN_HOUR_NS):
+        times = f"{_moment(began.min())} to {_moment(began.max())}"
+        return f"The logs are of another time: {times}, the run is of {_moment(starts.min())}."
+    accounts = ", ".join(sorted(requests["account"].dropna().unique())) if "account" in requests else "not named"
+    return f"No call is in the logs, which are of the same time: another resource's ({accounts}), or not written yet."
+
+
+def said(coverage: Coverage, logs: Logs) -> list[str]:
+    """What a reader must know of the join, as sentences."""
+    lines = [
+        f"Logs: {coverage.matched:,} calls matched, {coverage.only_client:,} only here ({coverage.without_id:,} of them"
+        f" got no id), {coverage.only_log:,} only there, {coverage.duplicates:,} duplicates;"
+        f" {coverage.without_request:,} without their request record, {coverage.without_usage:,} without their usage."
+    ]
+    if coverage.differing:
+        lines.append(f"{coverage.differing:,} records came twice and contradict themselves.")
+    if coverage.shared:
+        lines.append(f"{coverage.shared:,} calls carry the id of another: a cache handed out its reply.")
+    if (skew := coverage.skew) is not None:
+        how = "" if skew.steady else ", and not steady: one of them was set, or drifts"
+        lines.append(
+            f"The service's clock less this one's: {skew.seconds * 1000:+,.0f} ms"
+            f" ({skew.low * 1000:+,.0f} to {skew.high * 1000:+,.0f} ms){how}."
+        )
+    if coverage.delay_p50 is not None:
+        lines.append(
+            f"Records were written {coverage.delay_p50:,.1f} s after the call ended"
+            f" (at most {coverage.delay_max:,.1f} s)."
+        )
+    for skipped in logs.skipped[:_SKIPPED_SHOWN]:
+        where = skipped.file if skipped.line is None else f"{skipped.file}, line {skipped.line}"
+        lines.append(f"Skipped {where}: {skipped.why}.")
+    if logs.skipped_lines > _SKIPPED_SHOWN:
+        lines.append(f"{logs.skipped_lines:,} lines of the logs were skipped in all.")
+    return lines
+
+
+def _moment(unix_ns: int) -> str:
+    return f"{datetime.fromtimestamp(unix_ns / 1e9, UTC):%Y-%m-%d %H:%M} UTC"

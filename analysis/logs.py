@@ -335,7 +335,9 @@ def _source(database: duckdb.DuckDBPyConnection, files: list[Path]) -> str:
     names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
     return (
         f"read_json([{names}], format = 'newline_delimited', ignore_errors = true, columns = {{{columns}}},"
-        f" maximum_object_size = {_LARGEST_LINE}, compression = 'uncompressed', filename = true)"
+        f" maximum_object_size = {_LARGEST_LINE}, compression = 'uncompressed', filename = true,"
+        # A storage account's folders are called `resourceId=...` too.
+        " hive_partitioning = false)"
     )
 
 

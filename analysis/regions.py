@@ -174,16 +174,17 @@ def differences(direct: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def pairs(ours: pd.DataFrame, theirs: pd.DataFrame) -> pd.Series:
-    """Differences of the time to first token of the n-th call of each prompt here and its n-th there."""
+def pairs(ours: pd.DataFrame, theirs: pd.DataFrame, mark: str = "time_to_first_token") -> pd.Series:
+    """Differences of a time, by default that to the first token, of the n-th call of each prompt here and its n-th
+    there."""
     keys = ["prompt_id", "request_stream", "request_max_tokens"]
     numbered = [
         part.sort_values("at", kind="stable").assign(number=lambda one: one.groupby(keys, dropna=False).cumcount())
         for part in (ours, theirs)
     ]
-    one, other = (part[[*keys, "number", "time_to_first_token"]].dropna(subset=["prompt_id"]) for part in numbered)
+    one, other = (part[[*keys, "number", mark]].dropna(subset=["prompt_id"]) for part in numbered)
     both = one.merge(other, on=[*keys, "number"], suffixes=("", "_other"))
-    difference: pd.Series = (both["time_to_first_token"] - both["time_to_first_token_other"]).astype("float64")
+    difference: pd.Series = (both[mark] - both[f"{mark}_other"]).astype("float64")
     return difference
 
 

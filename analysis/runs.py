@@ -5,6 +5,7 @@ The columns are the fields of `ObservedCall` under their Python names, typed as 
     group         answered | throttled | failed | cancelled | dropped (was due and never sent)
     at            seconds since the run's first call was issued or dropped; by the wall clock only where calls lack both
     tainted       whether the generator may have made the first token late (`ObservedCall.tainted`)
+    buffered      whether its events came all at once at the end
     region        `x-ms-region` as last sent
     retry_after   seconds that a refusal asked to wait (`retry-after-ms`, else `retry-after`)
 
@@ -55,6 +56,7 @@ _DERIVED = {
     "tainted": f"""CASE WHEN "probe.time_to_first_token" IS NOT NULL AND "probe.loop_lag" IS NOT NULL THEN
         "probe.loop_lag" > {TAINT_SECONDS} AND coalesce("probe.clock" = 'user' OR "probe.coalesced"[1][1] = 0, false)
     END""",
+    "buffered": """coalesce(list_contains("probe.warnings", 'buffered_stream'), false)""",
     "region": _last_sent("x-ms-region"),
 }
 # What `retry_after` is made from; a call that was answered was not told to wait.
@@ -167,6 +169,35 @@ def _noted(folder: Path) -> int:
             sent = (line for line in lines if line.startswith(b'{"probe.trace":"send"'))
             noted += sum(b'"probe.application":true' not in line for line in sent)
     return noted
+
+
+def header_shares(folder: Path, calls: int = 20_000) -> pd.DataFrame:
+    """Of the answered ones among a run's first so many calls: a row a gateway, whether they streamed and a header's
+    name in lower case, with `with_it` (calls that have it) and `calls` (all of them). Raises `RunError`."""
+    files = [str(file) for file in sorted(folder.glob("calls-*.jsonl")) if file.stat().st_size]
+    columns = ["gateway", "stream", "header", "with_it", "calls"]
+    if not files:
+        return pd.DataFrame(columns=columns)
+    with duckdb.connect() as database:
+        database.execute(
+            f"""CREATE TABLE answered AS SELECT "probe.gateway" AS gateway, "gen_ai.request.stream" AS stream,
+                list_distinct(list_transform({_HEADERS}, lambda pair: lower(pair[1]))) AS names
+            FROM (SELECT * FROM read_json($files, format = 'newline_delimited', ignore_errors = true,
+                columns = $columns, maximum_object_size = $largest) LIMIT {int(calls)})
+            WHERE {_IS_RECORD} AND {_any_of(ANSWERED)}
+                AND "probe.traffic" IS DISTINCT FROM '{PREFLIGHT}'""",
+            {
+                "files": files,
+                "columns": {field.encode_name: _sql_type(field.type) for field in _FIELDS},
+                "largest": _LARGEST_LINE,
+            },
+        )
+        return database.execute(
+            """SELECT gateway, stream, header, count(*) AS with_it, any_value(calls) AS calls
+            FROM (SELECT gateway, stream, unnest(names) AS header FROM answered)
+            JOIN (SELECT gateway, stream, count(*) AS calls FROM answered GROUP BY ALL) USING (gateway, stream)
+            GROUP BY ALL ORDER BY ALL"""
+        ).df()
 
 
 def newest_run(results: Path) -> Path:

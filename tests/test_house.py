@@ -25,10 +25,11 @@ ROWS = (
     "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py analysis/redact.py"
     " analysis/signals.py analysis/verify.py analysis/replay.py",
     "probe/client.py probe/identity.py",
-    "analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py analysis/ptu.py",
+    "analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py analysis/ptu.py"
+    " analysis/lost.py",
     "analysis/loads.py analysis/counted.py",
     "probe/asking.py probe/calling.py probe/listing.py probe/settings.py probe/offline.py probe/output.py probe/sdk.py"
-    " locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py analysis/sizing.py",
+    " locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py analysis/sizing.py analysis/gateway.py",
     "probe/capture.py probe/story.py probe/look.py probe/posture.py locustfiles/_load.py"
     " locustfiles/_plan.py locustfiles/_endings.py",
     "probe/access.py probe/opening.py probe/side_by_side.py probe/watch.py",

@@ -385,6 +385,12 @@ def test_the_audit_is_beside_the_calls_as_it_has_no_correlation_id(tmp_path: Pat
     assert by_category.loc["Audit", "without_id"] == 1 and len(logs.table) == 1
 
 
+def test_the_folders_of_a_storage_account_are_not_taken_for_what_a_record_says(tmp_path: Path) -> None:
+    folder = tmp_path / "insights-logs-requestresponse" / f"resourceId={ACCOUNT}" / "y=2024" / "m=05"
+    folder.mkdir(parents=True)
+    assert row(read_logs([jsonl(folder / "PT1H.json")]), "call-1")["account"] == "CONTOSO"
+
+
 def test_only_the_columns_asked_for_are_read(tmp_path: Path) -> None:
     table = read_logs([jsonl(tmp_path / "logs.json")], ["prompt_tokens"]).table
     assert set(table) & set(COLUMNS) == {"prompt_tokens"} and list(table["prompt_tokens"].dropna()) == [120]

@@ -1,0 +1,294 @@
+"""What a gateway costs and does, against the same calls made directly, and each with how it is known.
+
+Added time is the difference of medians. Calls are paired where the run sent the same prompt both ways, its n-th here
+with its n-th there; else the two are independent samples, which the traffic's mix must be the same for.
+"""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis.join import Joined
+from analysis.logs import Logs
+from analysis.lost import LOG_COLUMNS as LOST_COLUMNS
+from analysis.lost import Lost
+from analysis.output import Result, Table
+from analysis.regions import FEW, pairs, verdict
+from analysis.stats import quantile, quantile_difference, quantile_estimate
+
+LOG_COLUMNS = (*LOST_COLUMNS, "backend_request_id", "backend_status", "backend_ms", "backend_url", "response_id")
+# Where gateways put their own id into a reply; the policy's author may have named another.
+ID_HEADERS = ("microsoft-azure-api-management-correlation-id", "apim-trace-id", "x-correlation-id")
+CALL_COLUMNS = (
+    "target", "gateway", "request_stream", "request_max_tokens", "request_model", "prompt_id", "status_code",
+    "service_request_id", "response_id", "time_to_headers", "time_to_first_token", "buffered",
+)  # fmt: skip
+_MARKS = (("headers", "time_to_headers"), ("first token", "time_to_first_token"), ("whole call", "duration"))
+# Below this share of the calls one way a header counts as absent there, above 1 less this as present.
+_RARE = 0.05
+
+
+class Gateway(NamedTuple):
+    """Frames, a row each; times in seconds, intervals of 95 %.
+
+    added      way of asking (stream or whole) and mark: n, direct_p50, gateway_p50, added with its interval, paired,
+               verdict
+    behaviour  what the gateway does: `what`, `calls` that show it, `of` so many, `known_by`
+    headers    a header that one way has and the other has not: header, stream, direct and gateway (shares of calls)
+    paths      how the gateway's log was put together with calls and with Azure OpenAI's log: `from_to`, `rule`, `rows`
+    """
+
+    added: pd.DataFrame
+    behaviour: pd.DataFrame
+    headers: pd.DataFrame
+    paths: pd.DataFrame
+
+
+def analyse(joined: Joined, logs: Logs, header_shares: pd.DataFrame) -> Gateway:
+    """`joined` of calls with `CALL_COLUMNS` and `ID_HEADERS` and logs with `LOG_COLUMNS`; `header_shares` as
+    `analysis.runs.header_shares` gives them."""
+    calls = joined.calls
+    headers = _changed_headers(header_shares)
+    return Gateway(added(calls), _behaviour(joined, headers), headers, paths(joined, logs.gateway))
+
+
+def added(calls: pd.DataFrame) -> pd.DataFrame:
+    answered = calls[calls["group"] == "answered"]
+    rows = []
+    for stream, part in answered.groupby("request_stream", sort=True):
+        direct, through = (part[part["gateway"] == way] for way in ("direct", "apim"))
+        for mark, column in _MARKS:
+            paired = pairs(through, direct, column).dropna()
+            is_paired = len(paired) >= FEW
+            found = (
+                quantile_estimate(paired, 0.5)
+                if is_paired
+                else quantile_difference(through[column], direct[column], 0.5)
+            )
+            if found is None:
+                continue
+            rows.append(
+                {
+                    "asked_for": "stream" if stream else "whole",
+                    "mark": mark,
+                    "n": found.n,
+                    "direct_p50": quantile(direct[column], 0.5),
+                    "gateway_p50": quantile(through[column], 0.5),
+                    "added": found.value,
+                    "added_low": found.low,
+                    "added_high": found.high,
+                    "paired": is_paired,
+                    "verdict": verdict(found),
+                }
+            )
+    columns = ["asked_for", "mark", "n", "direct_p50", "gateway_p50", "added", "added_low", "added_high"]
+    return pd.DataFrame(rows, columns=[*columns, "paired", "verdict"])
+
+
+def _changed_headers(shares: pd.DataFrame) -> pd.DataFrame:
+    """Of names that nearly every call has one way, and nearly none the other."""
+    both = shares.assign(share=shares["with_it"] / shares["calls"]).pivot_table(
+        index=["header", "stream"], columns="gateway", values="share", fill_value=0.0, observed=True
+    )
+    asked = shares.groupby("stream")["gateway"].nunique()
+    both = both.reindex(columns=["direct", "apim"], fill_value=0.0).rename(columns={"apim": "through_gateway"})
+    changed = both[(both.min(axis=1) <= _RARE) & (both.max(axis=1) >= 1 - _RARE)].reset_index()
+    return changed[changed["stream"].map(asked) == 2].reset_index(drop=True)
+
+
+def _behaviour(joined: Joined, headers: pd.DataFrame) -> pd.DataFrame:
+    calls = joined.calls[joined.calls["group"] != "dropped"]
+    through = calls[calls["gateway"] == "apim"]
+    rows = [
+        *_buffering(calls),
+        *_streams_refused(through),
+        *_header_rows(headers),
+        *_added_attempts(joined, through),
+    ]
+    return pd.DataFrame(rows, columns=["what", "calls", "of", "known_by"])
+
+
+def _buffering(calls: pd.DataFrame) -> list[dict[str, Any]]:
+    streams = calls[calls["request_stream"].astype(bool) & (calls["group"] == "answered")]
+    through, direct = (streams[streams["gateway"] == way] for way in ("apim", "direct"))
+    buffered = int(through["buffered"].sum())
+    if not buffered:
+        return []
+    known = f"all their events came at once at the end; directly that is so of {int(direct['buffered'].sum()):,}"
+    return [_row("buffers streams", buffered, len(through), f"{known} of {len(direct):,}")]
+
+
+def _streams_refused(through: pd.DataFrame) -> list[dict[str, Any]]:
+    """By replies that are the gateway's own: they carry no `apim-request-id`."""
+    streams = through[through["request_stream"].astype(bool)]
+    wholes = through[~through["request_stream"].astype(bool)]
+    own = streams[streams["service_request_id"].isna()]
+    rows = []
+    for status, what in ((404, "blocks streaming"), (500, "breaks streams")):
+        refused, same = int(own["status_code"].eq(status).sum()), int(wholes["status_code"].eq(status).sum())
+        if refused and refused > 0.9 * len(streams) and same < 0.1 * max(len(wholes), 1):
+            known = f"{status} without apim-request-id to streams; to other calls {same:,} of {len(wholes):,}"
+            rows.append(_row(what, refused, len(streams), known))
+    return rows
+
+
+def _header_rows(headers: pd.DataFrame) -> list[dict[str, Any]]:
+    rows = []
+    for what, way, other in (
+        ("strips headers", "direct", "through_gateway"),
+        ("adds headers", "through_gateway", "direct"),
+    ):
+        names = sorted(headers.loc[headers[way] > headers[other], "header"].unique())
+        if names:
+            rows.append(_row(f"{what}: {', '.join(names)}", len(names), None, "answered replies of both ways compared"))
+    return rows
+
+
+def _added_attempts(joined: Joined, through: pd.DataFrame) -> list[dict[str, Any]]:
+    """Failures in Azure OpenAI's log that no reply names, while a call through the gateway was open."""
+    rows = joined.only_log
+    failed = rows[rows["status"].eq(429).fillna(False) | (rows["status"] >= 500).fillna(False)]
+    if failed.empty or through.empty:
+        return []
+    skew = joined.coverage.skew
+    shift = 0.0 if skew is None else skew.seconds
+    starts = through["start_time_unix_nano"].to_numpy(dtype="int64") / 1e9 + shift
+    ends = np.maximum.accumulate(np.sort(starts) + through["duration"].fillna(0).to_numpy()[np.argsort(starts)])
+    began = failed["began_ns"].dropna().to_numpy(dtype="int64") / 1e9
+    before = np.searchsorted(np.sort(starts), began + 0.05, side="right")
+    within = int(((before > 0) & (ends[np.maximum(before - 1, 0)] >= began - 0.05)).sum())
+    if not within:
+        return []
+    known = "429 or 5xx in Azure OpenAI's log that no reply names, while calls through the gateway were open"
+    return [_row("calls back ends again (attempts no client saw)", within, len(through), known)]
+
+
+def _row(what: str, calls: int, of: int | None, known_by: str) -> dict[str, Any]:
+    return {"what": what, "calls": calls, "of": of, "known_by": known_by}
+
+
+def paths(joined: Joined, gateway: pd.DataFrame) -> pd.DataFrame:
+    """By which rule each row of the gateway's log was told to be which call's, and which of Azure OpenAI's records its
+    back end's; a row is joined by the first rule that holds. Rows of no rule are there too."""
+    calls = joined.calls[joined.calls["gateway"] == "apim"]
+    position = _gateway_positions(calls, gateway, joined)
+    by_call = pd.Series(position["rule"]).fillna("none")
+    to_service = _to_service(joined, calls, gateway, position)
+    rows = [
+        {"from_to": pair, "rule": rule, "rows": int(number)}
+        for pair, rules in (("gateway to client", by_call), ("gateway to Azure OpenAI", to_service))
+        for rule, number in rules.value_counts().items()
+    ]
+    return pd.DataFrame(rows, columns=["from_to", "rule", "rows"])
+
+
+def _gateway_positions(calls: pd.DataFrame, gateway: pd.DataFrame, joined: Joined) -> pd.DataFrame:
+    """A row for each of the gateway's log: `call`, the index of its call in `calls` (NA for none), and by which
+    `rule`."""
+    found = pd.DataFrame({"call": pd.array([pd.NA] * len(gateway), "Int64"), "rule": None}, index=gateway.index)
+    plain_id = gateway["correlation_id"].str.replace("-", "").str.lower()
+    for header in ID_HEADERS:
+        if header in calls:
+            sent = calls[header].dropna().str.replace("-", "").str.lower()
+            _fill(found, plain_id, sent, f"header {header}")
+    _fill(found, gateway["response_id"], calls["response_id"].dropna(), "RequestId of the LLM log")
+    _fill(found, gateway["backend_request_id"], calls["service_request_id"].dropna(), "apim-request-id that it logged")
+    _fill_by_time(found, gateway, calls, joined)
+    return found
+
+
+def _fill(found: pd.DataFrame, theirs: pd.Series, ours: pd.Series, rule: str) -> None:
+    """Where an id is one call's and no other's."""
+    once = ours[~ours.duplicated(keep=False)]
+    calls = theirs.map(pd.Series(once.index, index=once.to_numpy(), dtype="Int64")).astype("Int64")
+    new = found["rule"].isna() & calls.notna() & ~calls.isin(found["call"].dropna())
+    found.loc[new, "call"] = calls[new]
+    found.loc[new, "rule"] = rule
+
+
+def _fill_by_time(found: pd.DataFrame, gateway: pd.DataFrame, calls: pd.DataFrame, joined: Joined) -> None:
+    """Where one row that is left lies within one call that is left, of the same status, and the other way round."""
+    left = gateway[found["rule"].isna() & gateway["began_ns"].notna()]
+    open_calls = calls[~calls.index.isin(found["call"].dropna()) & calls["duration"].notna()]
+    if left.empty or open_calls.empty:
+        return
+    skew = joined.coverage.skew
+    shift = 0.0 if skew is None else skew.seconds
+    began = left["began_ns"].to_numpy(dtype="int64") / 1e9
+    starts = open_calls["start_time_unix_nano"].to_numpy(dtype="int64") / 1e9 + shift
+    order = np.argsort(starts)
+    first = np.searchsorted(starts[order], began - open_calls["duration"].max() - 0.05)
+    last = np.searchsorted(starts[order], began + 0.05)
+    ends = starts + open_calls["duration"].to_numpy(dtype="float64") + 0.05
+    statuses = open_calls["status_code"].astype("Int64").fillna(-1).to_numpy(dtype="int64")
+    candidates: dict[int, list[int]] = {}
+    for number, status in enumerate(left["status"].astype("Int64").fillna(-2).to_numpy(dtype="int64")):
+        near = order[first[number] : last[number]]
+        candidates[number] = [int(one) for one in near[(ends[near] >= began[number]) & (statuses[near] == status)]]
+    used = pd.Series([one for found_ones in candidates.values() for one in found_ones]).value_counts()
+    for number, ones in candidates.items():
+        if len(ones) == 1 and used[ones[0]] == 1:
+            found.loc[left.index[number], "call"] = open_calls.index[ones[0]]
+            found.loc[left.index[number], "rule"] = "time, both alone in it"
+
+
+def _to_service(joined: Joined, calls: pd.DataFrame, gateway: pd.DataFrame, position: pd.DataFrame) -> pd.Series:
+    known = {*joined.only_log["correlation_id"], *joined.calls.loc[joined.calls["in_log"], "service_request_id"]}
+    rule = pd.Series("none", index=gateway.index, dtype="object")
+    through_client = position["call"].map(calls["service_request_id"])
+    rule[through_client.isin(known)] = "through the client: the reply's apim-request-id"
+    rule[gateway["backend_request_id"].isin(known)] = "apim-request-id that the gateway logged"
+    return rule
+
+
+def as_result(found: Gateway, lost: Lost, sentences: list[str]) -> Result:
+    entries = lost.entries
+    totals = {
+        "calls": len(entries),
+        "prompt_tokens": int(entries["prompt_tokens"].sum()),
+        "generated_tokens": int(entries["generated_tokens"].sum()),
+        "without_tokens": int(entries["prompt_tokens"].isna().sum()),
+        "cost": float(entries["cost"].sum()) if entries["cost"].notna().any() else None,
+        "without_price": int((entries["cost"].isna() & entries["prompt_tokens"].notna()).sum()),
+    }
+    return Result(
+        [*_said_added(found.added), _said_lost(totals, lost), *sentences],
+        {"paid_and_lost": totals, "unexplained": len(lost.unexplained)},
+        {
+            "added": Table(
+                "What the gateway adds, s", found.added, "no calls were answered both directly and through it"
+            ),
+            "behaviour": Table("What it does to them", found.behaviour, "nothing that shows"),
+            "lost": Table("Paid and lost", lost.by_outcome, "no call that was worked for failed to arrive"),
+            "paths": Table("Its log joined", found.paths, "there is no gateway's log"),
+            "headers": Table("Headers that one way has only", found.headers, "none, or only one way was answered"),
+        },
+    )
+
+
+def _said_added(added: pd.DataFrame) -> list[str]:
+    if added.empty:
+        return ["No calls were answered both directly and through a gateway: what it adds is not known."]
+    return [
+        f"{row['asked_for']}, {row['mark']}: {row['verdict']} through the gateway by {row['added'] * 1000:+,.1f} ms"
+        f" (95 %: {row['added_low'] * 1000:+,.1f} to {row['added_high'] * 1000:+,.1f};"
+        f" {row['n']:,} {'pairs' if row['paired'] else 'calls each, not paired'})."
+        for row in added.to_dict("records")
+        if row["added_low"] is not None
+    ]
+
+
+def _said_lost(totals: dict[str, Any], lost: Lost) -> str:
+    if not totals["calls"]:
+        return "Paid and lost: nothing that the logs show."
+    cost = "" if totals["cost"] is None else f", ${totals['cost']:,.4f}"
+    gaps = [
+        f"{totals['without_tokens']:,} without usage" if totals["without_tokens"] else "",
+        f"{totals['without_price']:,} of a model without a price" if totals["without_price"] else "",
+    ]
+    left_out = "; ".join(gap for gap in gaps if gap)
+    return (
+        f"Paid and lost: {totals['calls']:,} calls, {totals['prompt_tokens']:,} prompt and"
+        f" {totals['generated_tokens']:,} generated tokens{cost}{f' (left out: {left_out})' if left_out else ''}."
+    )

@@ -1,0 +1,230 @@
+"""`analysis gateway` on the simulator: what it says is what the ledger and the raw lines of the logs say."""
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from click.testing import CliRunner
+
+from analysis.cli import analysis
+from analysis.gateway import CALL_COLUMNS, ID_HEADERS, LOG_COLUMNS, analyse
+from analysis.join import Joined, join, overlap
+from analysis.logs import Logs, read_logs
+from analysis.lost import paid_and_lost
+from analysis.runs import header_shares, read_run
+from probe.client import Client
+from probe.journal import Journal, end_run, start_run
+from probe.prices import read_prices
+from probe.prompts import numbered
+from tests.simulators import AT_ONCE, simulating
+
+CONFIG = f"""
+[logs]
+delay = [0.0, 0.3]
+duplicates = 0.1
+missing = 0.03
+properties = "string"
+[resources.one]
+region = "East US 2"
+{AT_ONCE}
+[resources.one.deployments.chat]
+model = "gpt-4.1-mini-2025-04-14"
+tokens_per_minute = 100000000
+requests_per_minute = 1000000
+[gateways.gate]
+backends = [{{ resource = "one" }}]
+log_bodies = true
+strip_headers = ["x-ms-region"]
+log_headers = ["apim-request-id"]
+[gateways.retrying]
+backends = [{{ resource = "one" }}]
+[gateways.retrying.retry]
+count = 3
+interval = 0
+[[faults]]
+name = "stream_truncated"
+share = 0.3
+resource = "one"
+[[faults]]
+name = "server_error"
+share = 0.1
+resource = "one"
+"""
+
+
+class Made(NamedTuple):
+    folder: Path
+    logs: Path
+    ledger: list[dict[str, Any]]
+
+    def lines(self, category: str) -> list[dict[str, Any]]:
+        paths = self.logs.glob(f"insights-logs-{category}/**/PT1H.json")
+        return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
+
+
+def make(folder: Path) -> Made:
+    with simulating(folder, CONFIG) as simulated:
+        run = start_run(folder / "results", "mixed", {"arrivals": "closed", "logs": [str(simulated.logs)]})
+        journal, client = Journal(run), Client()
+        for number in range(120):
+            for name in ("one", "gate", "retrying"):
+                prompt = numbered(number % 7, 30, 8)
+                journal.append(client.observe(simulated.target(name), prompt, stream=number % 2 == 0))
+        client.close()
+        journal.close()
+        end_run(run, "completed", dict(journal.counts))
+        # What is on its way arrives when the simulator stops.
+    return Made(Path(run.folder), simulated.logs, simulated.ledger())
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
+    yield make(tmp_path_factory.mktemp("gateway"))
+
+
+@pytest.fixture(scope="module")
+def logs(made: Made) -> Logs:
+    return read_logs([made.logs], LOG_COLUMNS)
+
+
+@pytest.fixture(scope="module")
+def joined(made: Made, logs: Logs) -> Joined:
+    return join(read_run(made.folder, ID_HEADERS, CALL_COLUMNS).calls, logs)
+
+
+def test_what_was_paid_and_lost_is_the_ledgers_to_the_token(made: Made, joined: Joined) -> None:
+    got = set(joined.calls.loc[joined.calls["group"] == "answered", "service_request_id"].dropna())
+    counted = {record["correlationId"] for record in made.lines("azureopenairequestusage")}
+    lost = {
+        line["request_id"]: line
+        for line in made.ledger
+        if line["resource"] == "one" and "completion_tokens" in line and line["request_id"] not in got
+    }
+    known = [line for request_id, line in lost.items() if request_id in counted]
+    found = paid_and_lost(joined, read_prices())
+    assert len(known) > 60 and len(lost) > len(known)
+    assert int(found.entries["prompt_tokens"].sum()) == sum(line["prompt_tokens"] for line in known)
+    assert int(found.entries["generated_tokens"].sum()) == sum(line["completion_tokens"] for line in known)
+    # Of the others the request is known, and their tokens are not made up.
+    requested = {record["correlationId"] for record in made.lines("requestresponse")}
+    assert set(found.entries["correlation_id"]) == set(lost) & (counted | requested)
+    assert found.unexplained.empty
+    price = read_prices().price("gpt-4.1-mini-2025-04-14")
+    assert price is not None
+    cost = sum(
+        price.cost(line["prompt_tokens"], line["completion_tokens"], line.get("cached_tokens", 0)) for line in known
+    )
+    assert float(found.entries["cost"].sum()) == pytest.approx(cost)
+
+
+def test_lost_calls_are_told_by_how_the_client_saw_them_end(joined: Joined) -> None:
+    by = paid_and_lost(joined, read_prices()).by_outcome.set_index(["gateway", "outcome", "known_by"])["calls"]
+    assert by["direct", "stream_truncated", "apim-request-id"] > 5
+    # One call at a time: whichever was open is the one.
+    assert by["apim", "gateway_error", "time, the only call open"] > 20
+
+
+def test_coverage_is_the_ledgers(made: Made, logs: Logs, joined: Joined) -> None:
+    raw = [made.lines(name) for name in ("requestresponse", "azureopenairequestusage", "gatewaylogs")]
+    requested, counted, _ = ({record["correlationId"] for record in records} for records in raw)
+    sent = {line["request_id"] for line in made.ledger if line["resource"] == "one"}
+    assert counted <= sent and requested <= sent and 0.9 < len(requested) / len(sent) < 1
+    coverage = joined.coverage
+    ids = set(joined.calls["service_request_id"].dropna())
+    assert coverage.matched == len(ids & (requested | counted))
+    assert coverage.only_client == len(joined.calls) - coverage.matched
+    assert coverage.only_log == len((requested | counted) - ids)
+    assert coverage.without_request == len(counted - requested)
+    answered = {record["correlationId"] for record in raw[0] if record["resultSignature"] == "200"}
+    assert coverage.without_usage == len(answered - counted)
+    llm = made.lines("gatewayllmlog")
+    copies = sum(len(records) - len({record["correlationId"] for record in records}) for records in (*raw, llm))
+    assert coverage.duplicates == copies > 20
+
+
+def test_the_clocks_difference_lies_in_its_interval(joined: Joined) -> None:
+    # Both are this machine's.
+    skew = joined.coverage.skew
+    assert skew is not None and skew.steady and skew.low <= 0.0005 and skew.high >= 0
+
+
+def test_the_interval_follows_a_clock_that_is_an_hour_off(made: Made, logs: Logs) -> None:
+    calls = read_run(made.folder).calls
+    late = calls.assign(start_time_unix_nano=calls["start_time_unix_nano"] - 3600 * 10**9)
+    skew = join(late, logs).coverage.skew
+    assert skew is not None and skew.low - 0.001 <= 3600 <= skew.high + 0.001 and skew.high - skew.low < 1
+
+
+def test_what_the_gateway_does_is_found_with_how_it_is_known(made: Made, logs: Logs, joined: Joined) -> None:
+    through_one = joined._replace(calls=joined.calls[joined.calls["target"].isin(["one", "gate"])])
+    found = analyse(through_one, logs, header_shares(made.folder))
+    by = {row["what"]: row for row in found.behaviour.to_dict("records")}
+    # Every stream through it that the back end had answered, and no other.
+    passed = [line for line in made.ledger if line["resource"] == "gate" and line["backends"] == ["one 200"]]
+    assert by["breaks streams"]["calls"] == sum(line["status"] == 500 for line in passed) > 40
+    # Only one of the two gateways strips it, which is no more than half of the replies.
+    assert not any(what.startswith("strips") for what in by)
+
+
+def test_attempts_behind_the_gateway_are_counted_as_the_ledger_has_them(made: Made, joined: Joined) -> None:
+    attempts = [line["backends"] for line in made.ledger if line["resource"] == "retrying"]
+    hidden = sum(len(backends) - 1 for backends in attempts)
+    found = analyse(joined, read_logs([made.logs], LOG_COLUMNS), header_shares(made.folder))
+    (row,) = [row for row in found.behaviour.to_dict("records") if row["what"].startswith("calls back ends again")]
+    # 3 % of the records are lost, and so is what they say.
+    assert 0.8 * hidden <= row["calls"] <= hidden and hidden > 3
+
+
+def test_the_gateways_log_is_joined_by_rules_that_are_named(joined: Joined, logs: Logs, made: Made) -> None:
+    found = analyse(joined, logs, header_shares(made.folder)).paths
+    rules = {(row["from_to"], row["rule"]): row["rows"] for row in found.to_dict("records")}
+    by_pair: Counter[str] = Counter()
+    for (pair, _), rows in rules.items():
+        by_pair[pair] += rows
+    assert set(by_pair.values()) == {len(logs.gateway)}
+    assert rules["gateway to client", "RequestId of the LLM log"] > 50
+    assert rules["gateway to Azure OpenAI", "apim-request-id that the gateway logged"] > 50
+    assert rules["gateway to Azure OpenAI", "through the client: the reply's apim-request-id"] > 50
+
+
+def test_added_time_is_paired_by_prompt(joined: Joined, logs: Logs, made: Made) -> None:
+    only = joined._replace(calls=joined.calls[joined.calls["target"] != "gate"])
+    found = analyse(only, logs, header_shares(made.folder)).added.to_dict("records")
+    (whole,) = [row for row in found if (row["asked_for"], row["mark"]) == ("whole", "headers")]
+    assert whole["paired"] and whole["n"] >= 30 and 0 < whole["added_low"] <= whole["added"] <= whole["added_high"]
+
+
+def test_the_command_prints_it_for_a_person_and_for_a_script(made: Made) -> None:
+    said = CliRunner().invoke(analysis, ["gateway", str(made.folder)])
+    assert said.exit_code == 0 and "Paid and lost: " in said.output and "breaks streams" not in said.output
+    found = json.loads(CliRunner().invoke(analysis, ["gateway", str(made.folder), "-o", "json"]).output)
+    assert found["paid_and_lost"]["calls"] == sum(row["calls"] for row in found["lost"]) > 60
+
+
+def test_logs_of_another_time_or_resource_are_said_to_be_that(made: Made, logs: Logs) -> None:
+    calls = read_run(made.folder).calls
+    strangers = calls.assign(service_request_id=[f"id-{n}" for n in range(len(calls))])
+    other = join(strangers, logs)
+    assert "another resource's (ONE)" in (overlap(other, logs) or "")
+    earlier = strangers.assign(start_time_unix_nano=calls["start_time_unix_nano"] - 10**15)
+    assert "of another time" in (overlap(join(earlier, logs), logs) or "")
+    nameless = calls.assign(service_request_id=None)
+    assert "apim-request-id" in (overlap(join(nameless, logs), logs) or "")
+
+
+@pytest.mark.parametrize("calls", [0, 3])
+def test_a_run_without_calls_or_of_refusals_only_is_no_trouble(tmp_path: Path, calls: int) -> None:
+    from tests.test_analysis import refused, write_run
+
+    folder = write_run(tmp_path, [refused(float(n)) for n in range(calls)])
+    done = CliRunner().invoke(analysis, ["gateway", str(folder), "-o", "json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["paid_and_lost"]["calls"] == 0
+
+
+def test_no_run_ends_in_one_line(tmp_path: Path) -> None:
+    done = CliRunner().invoke(analysis, ["gateway", str(tmp_path / "none")])
+    assert done.exit_code == 2 and done.output.startswith("analysis: ") and done.output.count("\n") == 1
