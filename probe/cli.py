@@ -156,6 +156,7 @@ _ASK, _MODE, _OUT = "What is asked", "Instead of one look", "What comes out"
 @_option(_MODE, "--looks", type=click.IntRange(1), help="with --watch: how many")
 @_option(_MODE, "-i", "--interactive", is_flag=True, help="a prompt: change one thing, send again, see what changed")
 @_option(_MODE, "--offline", is_flag=True, help="print the exact request, secrets masked, and send nothing")
+@_option(_MODE, "--sdk", is_flag=True, help="call through the openai SDK, and show what it hides")
 @_option(_MODE, "--curl", is_flag=True, help="print it as a curl command, and send nothing")
 @_option(_OUT, "-o", "--output", type=click.Choice(_FORMS), default="text", help="json, jsonl: one record a call")
 @_option(_OUT, "--query", metavar="JMESPATH", help="of each record; printed as JSON, or as -o says")
@@ -197,6 +198,10 @@ def look(target: str | None, **options: Any) -> NoReturn:
         from probe.side_by_side import versus
 
         sys.exit(versus(settings, options["vs"], options["pairs"]))
+    if options["sdk"]:
+        from probe import hidden
+
+        sys.exit(hidden.look(settings.target, settings.asked, settings.timeout))
     if options["offline"] or options["curl"]:
         sys.exit(looking.not_sent(settings, "curl" if options["curl"] else "request"))
     sys.exit(looking.look(settings))

@@ -33,7 +33,7 @@ ROWS = (
     "probe/capture.py probe/story.py probe/look.py probe/posture.py locustfiles/_load.py"
     " locustfiles/_plan.py locustfiles/_endings.py",
     "probe/access.py probe/opening.py probe/side_by_side.py probe/watch.py",
-    "probe/interactive.py probe/correlate.py probe/doctor.py",
+    "probe/interactive.py probe/hidden.py probe/correlate.py probe/doctor.py",
     "probe/cli.py",
     "locustfiles/_run.py analysis/report.py",
     "locustfiles/_user.py analysis/cli.py",

@@ -1,0 +1,25 @@
+"""`probe --sdk`: what the SDK gives an application, beside the tries it made."""
+
+from tests.commands import run, settings_of
+from tests.test_client import WHOLE
+from tests.wire import head, reply, sends, serving
+
+BUSY = b'{"error":{"code":"429","message":"wait"}}'
+
+
+def test_a_throttled_try_that_the_sdk_hides_is_shown_with_its_wait_and_its_headers() -> None:
+    busy = head("429 Too Many", "retry-after-ms: 20", "x-only-refused: 1", f"content-length: {len(BUSY)}") + BUSY
+    with serving(sends(busy), sends(reply(WHOLE))) as server:
+        done = run("probe", "--sdk", "--no-stream", settings=settings_of(server.url))
+        assert len(server.requests) == 2
+    assert done.returncode == 0, done.stderr
+    shown = " ".join(done.stdout.split())
+    for part in ("result an answer", "1 failed tries (429)", "0.02 s", "x-only-refused", "of the last try"):
+        assert part in shown
+
+
+def test_what_the_sdk_raises_is_named() -> None:
+    with serving(sends(reply(BUSY, "401 PermissionDenied"))) as server:
+        done = run("probe", "--sdk", "--no-stream", settings=settings_of(server.url))
+    assert done.returncode == 5 and "the exception AuthenticationError" in done.stdout
+    assert "nothing: one try" in done.stdout and "Traceback" not in done.stderr
