@@ -12,7 +12,7 @@ import sys
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from functools import partial
 
 import click
@@ -61,12 +61,13 @@ def watch(settings: Settings, every: float, looks: int | None) -> int:
             calls = _live(look, every, looks, target.name)
         else:
             calls = []
-            for call in _timed(look, every, looks, partial(_quits, None)):
-                calls.append(call)
-                if isinstance(shown, Screen):
-                    click.echo(line(call))
-                else:
-                    shown.add(call)
+            with suppress(KeyboardInterrupt):
+                for call in _timed(look, every, looks, partial(_quits, None)):
+                    calls.append(call)
+                    if isinstance(shown, Screen):
+                        click.echo(line(call))
+                    else:
+                        shown.add(call)
         if calls and (mend := advice(calls[-1], target)):
             say(mend)
         shown.close()
@@ -96,10 +97,7 @@ def _timed(
         if call.outcome == "cancelled_user":
             return
         due = max(due + every, time.monotonic())
-        try:
-            if made != looks and pause(due - time.monotonic()):
-                return
-        except KeyboardInterrupt:
+        if made != looks and pause(due - time.monotonic()):
             return
 
 
@@ -107,7 +105,8 @@ def _live(look: Callable[[], ObservedCall], every: float, looks: int | None, nam
     console = Console()
     calls: deque[ObservedCall] = deque(maxlen=_MOST_LOOKS)
     tally: Counter[str] = Counter()
-    with _keys() as pressed, Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+    screen = Live(console=console, auto_refresh=False, vertical_overflow="visible")
+    with _keys() as pressed, screen as live, suppress(KeyboardInterrupt):
         for call in _timed(look, every, looks, partial(_quits, pressed)):
             calls.append(call)
             tally[call.outcome] += 1
