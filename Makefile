@@ -48,6 +48,7 @@ bench: .venv/.test
 	@$(BIN)/python -m bench.client
 	@$(BIN)/python -m bench.client --tls
 	@$(BIN)/python -m bench.commands
+	@$(BIN)/python -m bench.counting
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
