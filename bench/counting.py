@@ -94,7 +94,7 @@ def main() -> None:
         ranks = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache", "headroom").expanduser()
         environment = {**os.environ, "TIKTOKEN_CACHE_DIR": str(ranks)}
         for peer in ("litellm", "langchain"):
-            command = [PEERS, "-c", _COUNT_ALL, few, peer]
+            command = [str(PEERS), "-c", _COUNT_ALL, str(few), peer]
             done = subprocess.run(command, capture_output=True, text=True, env=environment)
             if done.returncode:
                 print(f"{peer}: not measured ({done.stderr.strip().splitlines()[-1]})")
