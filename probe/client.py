@@ -13,7 +13,7 @@ from probe.prompts import Prompt
 from probe.reading import Reading
 from probe.record import Headers, ObservedCall
 from probe.request import TokenProvider, build_request, streams
-from probe.secrecy import kept, scrubbed
+from probe.secrecy import kept, kept_text
 from probe.stamps import Stamp
 from probe.target import Target
 from probe.transport import Connection, Exchange, Header, Timeouts
@@ -161,7 +161,7 @@ def _prefix(exchange: Exchange) -> str | None:
     """How a reply began of which nothing could be read: all there is to tell what answered."""
     if exchange.raw_prefix is None or exchange.status is not None:
         return None
-    text = scrubbed(exchange.raw_prefix.decode("latin-1"))
+    text = kept_text(exchange.raw_prefix.decode("latin-1"))
     return base64.b64encode(text.encode("latin-1", "replace")).decode()
 
 

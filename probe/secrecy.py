@@ -68,6 +68,19 @@ def kept(headers: Pairs) -> Pairs:
     return tuple(shown)
 
 
+def kept_text(text: str) -> str:
+    """A head that could not be read, or part of one, as it may be written down: line by line, as `kept` has it."""
+    return "".join(map(_kept_line, text.splitlines(keepends=True)))
+
+
+def _kept_line(line: str) -> str:
+    name, colon, value = line.partition(":")
+    if not colon:
+        return scrubbed(line)
+    ((shown, cleaned),) = kept(((name, value.strip()),))
+    return f"{shown}: {cleaned}{line[len(line.rstrip()) :]}" if cleaned != value.strip() else scrubbed(line)
+
+
 def _kept(rule: str | None, value: str) -> str:
     if rule == "cookie" or (rule == "hide" and not _COUNTS.fullmatch(value)):
         return mark(value)

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from probe import secrecy
-from probe.secrecy import SECRET, guard, kept, mark, masked, remember, scrubbed, scrubbed_bytes, shown_url
+from probe.secrecy import SECRET, guard, kept, kept_text, mark, masked, remember, scrubbed, scrubbed_bytes, shown_url
 
 KEY = "made-up/key+of=84&characters-0123456789"
 
@@ -102,6 +102,16 @@ def test_headers_and_bodies_that_echo_a_known_secret_do_not_keep_it() -> None:
     remember(KEY)
     assert kept((("x-debug", f"got {KEY}"), (KEY, "1"))) == (("x-debug", f"got {SECRET}"), (SECRET, "1"))
     assert scrubbed_bytes(f"Incorrect API key provided: {KEY}.\xff".encode("latin-1")).endswith(b"[secret].\xff")
+
+
+def test_a_head_that_could_not_be_read_is_kept_line_by_line_without_its_cookies() -> None:
+    head = "HTTP/1.1 OK\r\nx-ms-region: East US\r\nSet-Cookie: session=abc; Path=/\nno colon\x00\x15"
+    assert kept_text(head) == head.replace("session=abc; Path=/", mark("session=abc; Path=/"))
+
+
+@given(st.text(st.characters(max_codepoint=255, exclude_characters=":=@?")))
+def test_text_that_holds_nothing_secret_is_kept_as_it_came(text: str) -> None:
+    assert kept_text(text) == text
 
 
 def test_a_secret_that_is_short_would_be_found_in_ordinary_words_and_is_not_looked_for() -> None:

@@ -16,7 +16,7 @@ from tests.commands import run
 from tests.simulators import AT_ONCE, Simulated, simulating
 
 PROMPT = numbered(1, 30, 8)
-SHORT = Timeouts(connect=1.0, first_byte=0.3, idle=0.3, total=2.0)
+SHORT = Timeouts(connect=1.0, first_byte=0.9, idle=0.9, total=3.0)
 
 
 class Seen(NamedTuple):
