@@ -15,7 +15,7 @@ from probe.journal import JournalError, write_whole
 
 if TYPE_CHECKING:
     from analysis.output import Output, Result
-    from analysis.runs import Run
+    from analysis.runs import About, Run
 
 REPORT = "report.html"
 OUTPUTS = ("table", "json", "md")
@@ -47,7 +47,7 @@ def report(run: Path | None, logs: tuple[Path, ...], output: str) -> None:
     try:
         (folder,) = _given((run,) if run else ())
         found = read_run(folder)
-        folders = [_existing(folder) for folder in logs] or _known_logs(found)
+        folders = [_existing(folder) for folder in logs] or _known_logs(found.folder, found.about)
         from analysis.report import analyse, as_json, html, text
 
         findings = analyse(found, folders)
@@ -94,7 +94,7 @@ def regions(runs: tuple[Path, ...], logs: tuple[Path, ...], output: "Output") ->
     from analysis.regions import REGION_HEADERS, analyse, as_result
 
     def result(run: "Run") -> "Result":
-        folders = [_existing(folder) for folder in logs] or _known_logs(run)
+        folders = [_existing(folder) for folder in logs] or _known_logs(run.folder, run.about)
         return as_result(analyse(join(run.calls, read_logs(folders)).calls if folders else run.calls))
 
     _each(runs, output, result, REGION_HEADERS)
@@ -156,7 +156,7 @@ def tokens(runs: tuple[Path, ...], logs: tuple[Path, ...], output: "Output") -> 
     from analysis.tokens import analyse, as_result
 
     def result(run: "Run") -> "Result":
-        folders = [_existing(folder) for folder in logs] or _known_logs(run)
+        folders = [_existing(folder) for folder in logs] or _known_logs(run.folder, run.about)
         checks = run.preflight["service_request_id"].dropna()
         return as_result(analyse(run.calls, read_logs(folders) if folders else None, run.seconds, checks))
 
@@ -188,7 +188,7 @@ def gateway(runs: tuple[Path, ...], logs: tuple[Path, ...], prices: Path | None,
         _fail(str(error), EXIT_SETTINGS)
 
     def result(run: "Run") -> "Result":
-        found = read_logs([_existing(folder) for folder in logs] or _known_logs(run), LOG_COLUMNS)
+        found = read_logs([_existing(folder) for folder in logs] or _known_logs(run.folder, run.about), LOG_COLUMNS)
         joined = join(run.calls, found, run.preflight["service_request_id"].dropna())
         sentences = said(joined.coverage, found) if found.files else ["No logs were given; --logs names their folder."]
         why = overlap(joined, found) if found.files else None
@@ -239,6 +239,41 @@ def verify(runs: tuple[Path, ...], output: "Output") -> None:
         _fail(str(error), EXIT_SETTINGS)
     click.echo(render_runs([(verdict.run, as_result(verdict)) for verdict in verdicts], output))
     sys.exit(EXIT_OK if all(verdict.adds_up for verdict in verdicts) else EXIT_EXPECTATION)
+
+
+@analysis.command()
+@click.argument("runs", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
+@click.option("--logs", multiple=True, type=click.Path(path_type=Path), help="folder of diagnostic logs (repeatable)")
+@click.option("-o", "--output", "into", type=click.Path(path_type=Path), help="the folder to write to, else RUN/export")
+def export(runs: tuple[Path, ...], logs: tuple[Path, ...], into: Path | None) -> None:
+    """Write each RUN (by default the newest) as Parquet and CSV, for Power BI, pandas, DuckDB and spreadsheets.
+
+    \b
+    calls.parquet, calls.csv      a row a call: every key of the record, a column for each known header that came
+    logs.parquet, logs.csv        with logs: a row for each correlation id
+    columns.json, columns.md      what each column is: type, unit, meaning
+
+    With several runs each has a folder of its own name in the folder that -o names.
+    """
+    from analysis.export import export as export_run
+    from analysis.logs import LogsError
+    from analysis.runs import RunError, read_about
+
+    try:
+        given = _given(runs)
+        for run in given:
+            sources = [_existing(folder) for folder in logs] or _known_logs(run, read_about(run))
+            name = run.resolve().name
+            folder = run / "export" if into is None else into / name if len(given) > 1 else into
+            done = export_run(run, folder, sources)
+            told = f"{done.calls:,} calls" + ("" if done.logged is None else f", {done.logged:,} rows of logs")
+            left_out = f"; {done.skipped:,} lines of the journal are no records" if done.skipped else ""
+            print(f"analysis: {name}: {told}{left_out}", file=sys.stderr)
+            click.echo("\n".join(_from_here(path) for path in done.files))
+    except (RunError, LogsError) as error:
+        _fail(str(error), EXIT_SETTINGS)
+    except OSError as error:
+        _fail(f"cannot be exported: {error.strerror or error}", EXIT_DISK)
 
 
 @analysis.command()
@@ -322,9 +357,9 @@ def _existing(folder: Path) -> Path:
     return folder
 
 
-def _known_logs(run: "Run") -> list[Path]:
+def _known_logs(run: Path, about: "About") -> list[Path]:
     """The logs that the run itself names, such as the simulator's, as far as they are still there."""
-    named = [run.folder / folder for folder in run.about.logs]
+    named = [run / folder for folder in about.logs]
     return [folder for folder in named if folder.is_dir()]
 
 

@@ -49,13 +49,13 @@ def _any_of(outcomes: Iterable[str]) -> str:
     return f'"probe.outcome" IN ({", ".join(repr(outcome) for outcome in outcomes)})'
 
 
-_GROUP = f"""CASE WHEN {_any_of(ANSWERED)} THEN 'answered' WHEN "probe.outcome" = 'throttled' THEN 'throttled'
+GROUP = f"""CASE WHEN {_any_of(ANSWERED)} THEN 'answered' WHEN "probe.outcome" = 'throttled' THEN 'throttled'
     WHEN {_any_of(CANCELLED)} THEN 'cancelled' WHEN {_any_of(NOT_SENT)} THEN 'dropped' ELSE 'failed' END"""
+TAINTED = f"""CASE WHEN "probe.time_to_first_token" IS NOT NULL AND "probe.loop_lag" IS NOT NULL THEN
+    "probe.loop_lag" > {TAINT_SECONDS} AND coalesce("probe.clock" = 'user' OR "probe.coalesced"[1][1] = 0, false) END"""
 _DERIVED = {
-    "group": _GROUP,
-    "tainted": f"""CASE WHEN "probe.time_to_first_token" IS NOT NULL AND "probe.loop_lag" IS NOT NULL THEN
-        "probe.loop_lag" > {TAINT_SECONDS} AND coalesce("probe.clock" = 'user' OR "probe.coalesced"[1][1] = 0, false)
-    END""",
+    "group": GROUP,
+    "tainted": TAINTED,
     "buffered": """coalesce(list_contains("probe.warnings", 'buffered_stream'), false)""",
     "region": _last_sent("x-ms-region"),
 }
@@ -65,7 +65,7 @@ _WAITS = {
     for name in ("retry-after-ms", "retry-after", "date")
 }
 # Whether a line has what every record has; DuckDB reads what is missing or of another type as NULL.
-_IS_RECORD = " AND ".join(
+IS_RECORD = " AND ".join(
     [
         *(f'"{field.encode_name}" IS NOT NULL' for field in _FIELDS if field.required),
         f'"probe.outcome" IN ({", ".join(repr(outcome) for outcome in OUTCOMES)})',
@@ -143,12 +143,11 @@ class Run(NamedTuple):
 def read_run(folder: Path, headers: Iterable[str] = (), columns: Iterable[str] = COLUMNS) -> Run:
     """`headers` (names in lower case) become columns of their own: each as last sent, as text. Of `columns` only those
     asked for, and `ALWAYS`, take time and memory. Raises `RunError`."""
-    about = _read_about(folder)
-    files = [file for file in sorted(folder.glob("calls-*.jsonl")) if file.stat().st_size]
+    about = read_about(folder)
     wanted = {*ALWAYS, *columns}
     try:
         with duckdb.connect() as database:
-            _load(database, files, wanted, {name: _last_sent(name) for name in headers})
+            _load(database, folder, wanted, {name: _last_sent(name) for name in headers})
             table, skipped = frame(database, "records"), _count(database, "lines") - _count(database, "records")
     except (OSError, duckdb.IOException) as error:
         reason = str(error).splitlines()[0]
@@ -174,23 +173,13 @@ def _noted(folder: Path) -> int:
 def header_shares(folder: Path, calls: int = 20_000) -> pd.DataFrame:
     """Of the answered ones among a run's first so many calls: a row a gateway, whether they streamed and a header's
     name in lower case, with `with_it` (calls that have it) and `calls` (all of them). Raises `RunError`."""
-    files = [str(file) for file in sorted(folder.glob("calls-*.jsonl")) if file.stat().st_size]
-    columns = ["gateway", "stream", "header", "with_it", "calls"]
-    if not files:
-        return pd.DataFrame(columns=columns)
     with duckdb.connect() as database:
         database.execute(
             f"""CREATE TABLE answered AS SELECT "probe.gateway" AS gateway, "gen_ai.request.stream" AS stream,
                 list_distinct(list_transform({_HEADERS}, lambda pair: lower(pair[1]))) AS names
-            FROM (SELECT * FROM read_json($files, format = 'newline_delimited', ignore_errors = true,
-                columns = $columns, maximum_object_size = $largest) LIMIT {int(calls)})
-            WHERE {_IS_RECORD} AND {_any_of(ANSWERED)}
-                AND "probe.traffic" IS DISTINCT FROM '{PREFLIGHT}'""",
-            {
-                "files": files,
-                "columns": {field.encode_name: _sql_type(field.type) for field in _FIELDS},
-                "largest": _LARGEST_LINE,
-            },
+            FROM (SELECT * FROM {lines(folder)} LIMIT {int(calls)})
+            WHERE {IS_RECORD} AND {_any_of(ANSWERED)}
+                AND "probe.traffic" IS DISTINCT FROM '{PREFLIGHT}'"""
         )
         return database.execute(
             """SELECT gateway, stream, header, count(*) AS with_it, any_value(calls) AS calls
@@ -208,7 +197,8 @@ def newest_run(results: Path) -> Path:
     return runs[-1]
 
 
-def _read_about(folder: Path) -> About:
+def read_about(folder: Path) -> About:
+    """Raises `RunError`."""
     path = folder / RUN_FILE
     try:
         return msgspec.json.decode(path.read_bytes(), type=About)
@@ -222,25 +212,30 @@ def _read_about(folder: Path) -> About:
         raise RunError(f"{path} cannot be read: {error}") from None
 
 
-def _load(
-    database: duckdb.DuckDBPyConnection, files: list[Path], wanted: Iterable[str], more: Mapping[str, str]
-) -> None:
+def lines(folder: Path) -> str:
+    """What a query can select from: the lines of a run's journal, with each key of the record as a column of its name,
+    typed as declared there. `IS_RECORD` is true for those that have what every record has, and else false or NULL."""
+    columns = {field.encode_name: _sql_type(field.type) for field in _FIELDS}
+    files = [file for file in sorted(folder.glob("calls-*.jsonl")) if file.stat().st_size]
+    if not files:
+        return f"({_no_lines(columns)})"
+    names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
+    typed = ", ".join(f"'{name}': '{kind}'" for name, kind in columns.items())
+    return (
+        f"read_json([{names}], format = 'newline_delimited', ignore_errors = true, columns = {{{typed}}},"
+        f" maximum_object_size = {_LARGEST_LINE})"
+    )
+
+
+def _load(database: duckdb.DuckDBPyConnection, folder: Path, wanted: Iterable[str], more: Mapping[str, str]) -> None:
     """Makes the tables `lines`, and in the order of their issue `records`."""
     kept = {field.name: f'"{field.encode_name}"' for field in _FIELDS if field.name not in _LEFT_IN_THE_JOURNAL}
     expressions = {name: sql for name, sql in {**kept, **_DERIVED}.items() if name in set(wanted)}
     if "retry_after" in set(wanted):
         expressions |= _WAITS
     names = ", ".join(f'{expression} AS "{name}"' for name, expression in {**expressions, **more}.items())
-    columns = {field.encode_name: _sql_type(field.type) for field in _FIELDS}
     database.execute(
-        f"CREATE TABLE lines AS SELECT coalesce({_IS_RECORD}, false) AS is_record, {names} FROM "
-        + (
-            "read_json($files, format = 'newline_delimited', ignore_errors = true, columns = $columns,"
-            " maximum_object_size = $largest)"
-            if files
-            else f"({_no_lines(columns)})"
-        ),
-        {"files": [str(file) for file in files], "columns": columns, "largest": _LARGEST_LINE} if files else {},
+        f"CREATE TABLE lines AS SELECT coalesce({IS_RECORD}, false) AS is_record, {names} FROM {lines(folder)}"
     )
     database.execute(
         "CREATE VIEW records AS SELECT * EXCLUDE (is_record) FROM lines WHERE is_record ORDER BY start_time_unix_nano"

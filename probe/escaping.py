@@ -8,8 +8,8 @@ reads a cell that begins like a formula as one, quoted or not. HTML has jinja2's
 import re
 
 # OWASP ASVS 5.0, 1.2.10, and what spreadsheets take for the same: the wide forms of the East, and a line's end.
-_BEGINS_A_FORMULA = tuple("=+-@\t\r\n\0\uff1d\uff0b\uff0d\uff20")
-_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+BEGINS_A_FORMULA = tuple("=+-@\t\r\n\0\uff1d\uff0b\uff0d\uff20")
+NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 
 
 def printable(text: str, ascii_only: bool = False) -> str:
@@ -38,4 +38,4 @@ def csv_safe(cell: str) -> str:
 
     Plain numbers stay as they are, also negative ones.
     """
-    return f"'{cell}" if cell.startswith(_BEGINS_A_FORMULA) and not _NUMBER.fullmatch(cell) else cell
+    return f"'{cell}" if cell.startswith(BEGINS_A_FORMULA) and not NUMBER.fullmatch(cell) else cell

@@ -18,6 +18,7 @@ from locustfiles._options import OPTIONS
 from probe import advice
 from probe.assertions import NAMES
 from probe.cli import look
+from probe.meanings import MEANINGS
 from probe.record import OUTCOMES, ObservedCall
 from probe.simulated import Simulator
 from simulator.call import Call
@@ -159,8 +160,9 @@ def test_every_exit_code_is_described() -> None:
 
 
 def test_every_key_and_every_outcome_of_the_record_is_described() -> None:
-    assert re.findall(r"(?m)^\| `([\w.]+)` \|", RECORD.partition("## Outcomes")[0]) == [
-        field.encode_name for field in msgspec.structs.fields(ObservedCall)
+    assert list(MEANINGS) == [field.encode_name for field in msgspec.structs.fields(ObservedCall)]
+    assert re.findall(r"(?m)^\| `([\w.]+)` \| (.*) \|$", RECORD.partition("## Outcomes")[0]) == [
+        (name, meaning.text) for name, meaning in MEANINGS.items()
     ]
     assert set(OUTCOMES) <= set(re.findall(r"`(\w+)`", RECORD.partition("## Outcomes")[2]))
 

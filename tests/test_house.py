@@ -15,7 +15,7 @@ ROWS = (
     "probe/hosts.py probe/keys.py",
     "probe/record.py probe/options.py probe/sse.py probe/target.py probe/prompts.py probe/headers.py"
     " probe/escaping.py probe/stamps.py probe/waiting.py probe/lines.py probe/trace.py"
-    " probe/ranks.py probe/definitions.py probe/image_size.py",
+    " probe/ranks.py probe/definitions.py probe/image_size.py probe/meanings.py",
     "probe/bodies.py probe/channel.py probe/prices.py probe/application.py probe/shares.py probe/headroom.py"
     " probe/seen.py probe/traces.py locustfiles/_hub.py locustfiles/_watchdog.py",
     "probe/counting.py probe/dialing.py analysis/frames.py analysis/log_shapes.py analysis/ptu_models.py"
@@ -23,7 +23,7 @@ ROWS = (
     "probe/transport.py probe/journal.py probe/simulated.py probe/advice.py probe/render.py probe/assertions.py",
     "probe/versus.py probe/outcome.py analysis/stats.py analysis/output.py analysis/runs.py analysis/logs.py",
     "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py analysis/redact.py"
-    " analysis/signals.py analysis/verify.py analysis/replay.py",
+    " analysis/signals.py analysis/verify.py analysis/replay.py analysis/export.py",
     "probe/client.py probe/identity.py",
     "analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py analysis/ptu.py"
     " analysis/lost.py",

@@ -1,0 +1,212 @@
+"""A run as tables for other tools: Parquet and CSV, and a dictionary of their columns.
+
+Calls. Every key of the record is a column under its own name and type, and every known header that came is one of text
+       under OpenTelemetry's name for it (`http.response.header.x-ms-region`), as last sent. `headers_json` has them
+       all, in their order and case and with repeats. Rows are in the order of the journal; lines that are no records
+       are left out, and counted.
+Logs.  `analysis.logs`' table, where there are logs. It joins on `correlation_id` = `azure.service.request.id`.
+CSV.   The same, with lists as JSON. An empty cell is what was not observed. A text that a spreadsheet would take for a
+       formula has an apostrophe before it (`probe.escaping.csv_safe`), so values are exact in Parquet only.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import NamedTuple
+
+import duckdb
+import msgspec
+
+from analysis.logs import ALWAYS, COLUMNS, read_logs
+from analysis.runs import GROUP, IS_RECORD, TAINTED, lines, read_about
+from probe.escaping import BEGINS_A_FORMULA, NUMBER
+from probe.headers import describe
+from probe.meanings import MEANINGS
+from probe.record import ObservedCall
+
+HEADER = "http.response.header."
+_ROWS_IN_A_GROUP = 50_000
+_UNITS = {"_ns": "ns", "_ms": "ms", "_tokens": "tokens", "_bytes": "bytes"}
+_AS_JSON = ("probe.response.headers", "probe.response.trailers")
+
+
+class Column(NamedTuple):
+    """`type` is DuckDB's name of what Parquet has; in CSV a list is JSON; `unit` is None where it has none."""
+
+    table: str
+    name: str
+    type: str
+    unit: str | None
+    meaning: str
+
+
+class Exported(NamedTuple):
+    """`logged` is None where no logs were given."""
+
+    files: list[Path]
+    columns: list[Column]
+    calls: int
+    logged: int | None
+    skipped: int
+
+
+class _Made(NamedTuple):
+    sql: str
+    meaning: str
+    unit: str | None = None
+
+
+def export(run: Path, into: Path, logs: Iterable[Path] = ()) -> Exported:
+    """Writes `calls` and, with logs, `logs` (.parquet and .csv), `columns.json` and `columns.md` into a folder, each in
+    place of an older one when all are whole. Raises `RunError`, `LogsError`, `OSError`."""
+    read_about(run)
+    into.mkdir(parents=True, exist_ok=True, mode=0o700)
+    with _database(into) as (database, draft):
+        calls = _calls(database, run)
+        _write(database, "calls", _selected(calls, f"{lines(run)} WHERE {IS_RECORD}"), draft)
+        columns = _described(database, "calls", {name: (made.unit, made.meaning) for name, made in calls.items()})
+        written, logged = _count(database, "SELECT 1 FROM calls"), None
+        if sources := list(logs):
+            database.register("found", read_logs(sources).table)
+            _write(database, "logs", "SELECT * FROM found", draft)
+            columns += _described(database, "logs", dict(_meanings_of_logs()))
+            logged = _count(database, "SELECT 1 FROM logs")
+        skipped = _count(database, f"SELECT 1 FROM {lines(run)} WHERE NOT coalesce({IS_RECORD}, false)")
+        (draft / "columns.json").write_text(_as_json(columns), encoding="utf-8")
+        (draft / "columns.md").write_text(_as_markdown(columns), encoding="utf-8")
+        files = [_placed(path, into) for path in sorted(draft.iterdir()) if path.is_file()]
+        return Exported(files, columns, written, logged, skipped)
+
+
+@contextmanager
+def _database(into: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
+    """And a folder for what is not whole yet, on the same disk."""
+    with TemporaryDirectory(prefix=".export-", dir=into) as draft, duckdb.connect() as database:
+        database.execute(f"SET temp_directory = {_text(f'{draft}/spill')}")
+        try:
+            yield database, Path(draft)
+        except duckdb.IOException as error:
+            raise OSError(str(error).splitlines()[0]) from None
+
+
+def _placed(draft: Path, into: Path) -> Path:
+    # Like the run itself: for its owner's eyes.
+    draft.chmod(0o600)
+    return draft.replace(into / draft.name)
+
+
+def _calls(database: duckdb.DuckDBPyConnection, run: Path) -> dict[str, _Made]:
+    """The columns of the calls' table."""
+    named = {name: MEANINGS[name] for name in (field.encode_name for field in msgspec.structs.fields(ObservedCall))}
+    kept = {
+        name: _Made(
+            f'"{name}"::VARCHAR' if name == "azure.latency_checkpoint" else f'"{name}"', meaning.text, meaning.unit
+        )
+        for name, meaning in named.items()
+        if name not in _AS_JSON
+    }
+    added = {
+        "start_time": _Made(
+            "make_timestamp(start_time_unix_nano // 1000)", "the same wall clock, to the microsecond", "UTC"
+        ),
+        "group": _Made(GROUP, "`answered`, `throttled`, `failed`, `cancelled`, or `dropped` (was due and never sent)"),
+        "tainted": _Made(TAINTED, "whether the generator may have made the first token late"),
+    }
+    texts = {
+        f"{name.rpartition('.')[2]}_json": _Made(f'to_json("{name}")::VARCHAR', MEANINGS[name].text)
+        for name in _AS_JSON
+    }
+    return {**kept, **added, **_headers(_known(database, run)), **texts}
+
+
+def _known(database: duckdb.DuckDBPyConnection, run: Path) -> list[str]:
+    """The headers of the catalogue that came, in lower case."""
+    names = 'unnest(list_distinct(list_transform("probe.response.headers", lambda pair: lower(pair[1]))))'
+    found = database.execute(f"SELECT DISTINCT {names} FROM {lines(run)} WHERE {IS_RECORD} ORDER BY 1").fetchall()
+    return [name for (name,) in found if describe(name, "").group != "unknown"]
+
+
+def _headers(names: Sequence[str]) -> dict[str, _Made]:
+    """Where a header came several times the last counts: `sent` and `values` have the last first."""
+    return {
+        HEADER + name: _Made(f"values[list_position(sent, {_text(name)})]", reading.meaning or "", reading.unit)
+        for name in names
+        for reading in [describe(name, "")]
+    }
+
+
+def _selected(columns: dict[str, _Made], source: str) -> str:
+    selected = ", ".join(f'{made.sql} AS "{name}"' for name, made in columns.items())
+    pairs = 'list_reverse("probe.response.headers")'
+    return (
+        f"SELECT {selected} FROM (SELECT *, list_transform({pairs}, lambda pair: lower(pair[1])) AS sent,"
+        f" list_transform({pairs}, lambda pair: pair[2]) AS values FROM {source})"
+    )
+
+
+def _write(database: duckdb.DuckDBPyConnection, table: str, query: str, folder: Path) -> None:
+    """And makes a view of the Parquet file, under the table's name."""
+    parquet = folder / f"{table}.parquet"
+    options = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_ROWS_IN_A_GROUP}"
+    database.execute(f"COPY ({query}) TO {_text(parquet)} ({options})")
+    database.execute(f"CREATE VIEW {table} AS SELECT * FROM read_parquet({_text(parquet)})")
+    cells = ", ".join(f'{_cell(name, kind)} AS "{name}"' for name, kind in _types(database, table).items())
+    database.execute(f"COPY (SELECT {cells} FROM {table}) TO {_text(folder / f'{table}.csv')} (FORMAT csv, HEADER)")
+
+
+def _types(database: duckdb.DuckDBPyConnection, table: str) -> dict[str, str]:
+    return {name: kind for name, kind, *_ in database.execute(f"DESCRIBE {table}").fetchall()}
+
+
+def _cell(name: str, kind: str) -> str:
+    if kind == "VARCHAR":
+        return csv_safe_sql(f'"{name}"')
+    return f'to_json("{name}")::VARCHAR' if kind.endswith("[]") else f'"{name}"'
+
+
+def csv_safe_sql(text: str) -> str:
+    """`probe.escaping.csv_safe` for a whole column."""
+    beginnings = ", ".join(f"chr({ord(one)})" for one in BEGINS_A_FORMULA)
+    unsafe = f"left({text}, 1) IN ({beginnings}) AND NOT regexp_full_match({text}, {_text(NUMBER.pattern)})"
+    return f"CASE WHEN {unsafe} THEN '''' || {text} ELSE {text} END"
+
+
+def _text(value: object) -> str:
+    """As a literal of SQL."""
+    return "'" + str(value).replace("'", "''") + "'"
+
+
+def _count(database: duckdb.DuckDBPyConnection, query: str) -> int:
+    # All are fetched: a result that is not at its end keeps the connection.
+    ((rows,),) = database.execute(f"SELECT count(*) FROM ({query})").fetchall()
+    return int(rows)
+
+
+def _meanings_of_logs() -> Iterator[tuple[str, tuple[str | None, str]]]:
+    meanings = {**ALWAYS, **{name: column.meaning for name, column in COLUMNS.items()}}
+    for name, meaning in meanings.items():
+        yield name, (next((unit for ending, unit in _UNITS.items() if name.endswith(ending)), None), meaning)
+
+
+def _described(
+    database: duckdb.DuckDBPyConnection, table: str, meanings: dict[str, tuple[str | None, str]]
+) -> list[Column]:
+    return [Column(table, name, kind, *meanings[name]) for name, kind in _types(database, table).items()]
+
+
+def _as_json(columns: Sequence[Column]) -> str:
+    return json.dumps([column._asdict() for column in columns], indent=2) + "\n"
+
+
+def _as_markdown(columns: Sequence[Column]) -> str:
+    rows = [
+        f"| {column.table} | `{column.name}` | {column.type} | {column.unit or ''} | {_one_line(column.meaning)} |"
+        for column in columns
+    ]
+    return "\n".join(["| table | column | type | unit | meaning |", "| --- | --- | --- | --- | --- |", *rows, ""])
+
+
+def _one_line(meaning: str) -> str:
+    return meaning.replace("|", "\\|")
