@@ -49,6 +49,7 @@ bench: .venv/.test
 	@$(BIN)/python -m bench.client --tls
 	@$(BIN)/python -m bench.commands
 	@$(BIN)/python -m bench.counting
+	@$(BIN)/python -m bench.analysis
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

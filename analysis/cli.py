@@ -73,10 +73,10 @@ def throttling(runs: tuple[Path, ...], output: "Output") -> None:
     Refusals by cause, target and minute; whether waiting as long as they asked was enough; and from the replies'
     headers the limiter itself: its model, window, charge and limit.
     """
-    from analysis.signals import LIMIT_HEADERS
+    from analysis.signals import CALL_COLUMNS, LIMIT_HEADERS
     from analysis.throttling import analyse, as_result
 
-    _each(runs, output, lambda run: as_result(analyse(run.calls)), LIMIT_HEADERS)
+    _each(runs, output, lambda run: as_result(analyse(run.calls)), LIMIT_HEADERS, CALL_COLUMNS)
 
 
 @analysis.command()
@@ -91,13 +91,13 @@ def regions(runs: tuple[Path, ...], logs: tuple[Path, ...], output: "Output") ->
     """
     from analysis.join import join
     from analysis.logs import read_logs
-    from analysis.regions import REGION_HEADERS, analyse, as_result
+    from analysis.regions import CALL_COLUMNS, LOG_COLUMNS, REGION_HEADERS, analyse, as_result
 
     def result(run: "Run") -> "Result":
         folders = [_existing(folder) for folder in logs] or _known_logs(run.folder, run.about)
-        return as_result(analyse(join(run.calls, read_logs(folders)).calls if folders else run.calls))
+        return as_result(analyse(join(run.calls, read_logs(folders, LOG_COLUMNS)).calls if folders else run.calls))
 
-    _each(runs, output, result, REGION_HEADERS)
+    _each(runs, output, result, REGION_HEADERS, CALL_COLUMNS)
 
 
 @analysis.command()
@@ -153,14 +153,14 @@ def tokens(runs: tuple[Path, ...], logs: tuple[Path, ...], output: "Output") -> 
     Held against each other: the estimate, the replies' usage, and with logs RequestUsage and the gateway's LLM log.
     """
     from analysis.logs import read_logs
-    from analysis.tokens import analyse, as_result
+    from analysis.tokens import CALL_COLUMNS, LOG_COLUMNS, analyse, as_result
 
     def result(run: "Run") -> "Result":
         folders = [_existing(folder) for folder in logs] or _known_logs(run.folder, run.about)
         checks = run.preflight["service_request_id"].dropna()
-        return as_result(analyse(run.calls, read_logs(folders) if folders else None, run.seconds, checks))
+        return as_result(analyse(run.calls, read_logs(folders, LOG_COLUMNS) if folders else None, run.seconds, checks))
 
-    _each(runs, output, result)
+    _each(runs, output, result, (), CALL_COLUMNS)
 
 
 @analysis.command()
@@ -202,17 +202,16 @@ def _each(
     runs: tuple[Path, ...],
     output: "Output",
     analyse: Callable[["Run"], "Result"],
-    headers: Iterable[str] = (),
-    columns: Iterable[str] | None = None,
+    headers: Iterable[str],
+    columns: Iterable[str],
 ) -> None:
     """Prints the result of each run, as JSON one object, or a list of them for several."""
     from analysis.logs import LogsError
     from analysis.output import render_runs
-    from analysis.runs import COLUMNS, RunError, read_run
+    from analysis.runs import RunError, read_run
 
-    wanted = COLUMNS if columns is None else columns
     try:
-        found = (read_run(folder, headers, wanted) for folder in _given(runs))
+        found = (read_run(folder, headers, columns) for folder in _given(runs))
         results = [(run.name, analyse(run)) for run in found]
     except (RunError, LogsError) as error:
         _fail(str(error), EXIT_SETTINGS)

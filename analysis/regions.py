@@ -20,6 +20,11 @@ from analysis.stats import Estimate, quantile, quantile_difference, quantile_est
 FEW = 30
 # What `read_run` has to make columns of.
 REGION_HEADERS = ("azureai-model-sessionid",)
+CALL_COLUMNS = (
+    "target", "gateway", "request_stream", "request_max_tokens", "prompt_id", "region", "time_to_first_token",
+    "output_tokens", "reasoning_tokens", "service_request_id",
+)  # fmt: skip
+LOG_COLUMNS = ("duration_ms",)
 # A pool's weights in API Management are whole numbers up to this.
 _MOST_WEIGHT = 100
 
@@ -47,7 +52,8 @@ class Regions(NamedTuple):
 
 
 def analyse(calls: pd.DataFrame) -> Regions:
-    """`calls` as `read_run` gives them with `REGION_HEADERS`, and `duration_ms` where logs were joined."""
+    """`calls` as `read_run` gives them with `REGION_HEADERS` and at least `CALL_COLUMNS`, and `duration_ms` where logs
+    were joined."""
     answered = calls[calls["group"] == "answered"]
     direct = answered[answered["gateway"] == "direct"]
     speed, compared = _speed(direct), differences(direct)

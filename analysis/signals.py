@@ -21,6 +21,10 @@ LIMIT_HEADERS = (
     "azureai-fe-offer-type",
     "x-ms-is-spilled-over",
 )
+CALL_COLUMNS = (
+    "target", "gateway", "request_model", "request_max_tokens", "prompt_id", "status_code", "throttle_kind",
+    "error_message", "input_tokens", "output_tokens", "cached_tokens", "region", "retry_after",
+)  # fmt: skip
 # The first so many calls of a deployment tell its limiter.
 MOST_CALLS = 5_000
 _RETRY_TEXT = re.compile(r"retry after (\d+) second", re.IGNORECASE)

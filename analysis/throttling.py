@@ -43,7 +43,7 @@ class Throttling(NamedTuple):
 
 
 def analyse(calls: pd.DataFrame) -> Throttling:
-    """`calls` as `read_run` gives them with `signals.LIMIT_HEADERS`."""
+    """`calls` as `read_run` gives them with `signals.LIMIT_HEADERS` and at least `signals.CALL_COLUMNS`."""
     calls = calls.assign(cause=refused_by(calls))
     return Throttling(by_cause(calls), _limiters(calls), _minutes(calls), _promises(calls), _episodes(calls))
 

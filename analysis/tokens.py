@@ -23,6 +23,12 @@ MOST = 20_000
 _MONTH = 30 * 86_400
 # Absent without logs.
 _OF_LOGS = "prompt_tokens generated_tokens object_id subscription llm_prompt_tokens llm_completion_tokens".split()
+CALL_COLUMNS = (
+    "request_model", "request_stream", "prompt_id", "response_model", "response_id", "service_request_id",
+    "time_to_headers", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens",
+)  # fmt: skip
+# Of the first ones the coverage is told.
+LOG_COLUMNS = ("status", "began_ns", "ended_ns", "logged_ns", "response_id", *_OF_LOGS)
 _PAIRS = (
     ("estimated input", "estimated_tokens", "usage", "input_tokens"),
     ("input in usage", "input_tokens", "diagnostic log", "prompt_tokens"),
@@ -67,7 +73,8 @@ class Tokens(NamedTuple):
 def analyse(
     calls: pd.DataFrame, logs: Logs | None, seconds: float, others: Iterable[str] = (), on: date | None = None
 ) -> Tokens:
-    """`calls` as `read_run` gives them, which took `seconds`; `others` as `join` takes them; prices of the day `on`."""
+    """`calls` as `read_run` gives them with `CALL_COLUMNS`, which took `seconds`, and logs with `LOG_COLUMNS`; `others`
+    as `join` takes them; prices of the day `on`."""
     answered = calls[calls["group"] == "answered"]
     joined, coverage = answered, None
     if logs is not None:
