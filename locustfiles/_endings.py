@@ -193,11 +193,16 @@ class Worker:
                 return
             gevent.sleep(_LOOK_SECONDS)
 
+    def send_last_words(self) -> None:
+        """What was sent has not left this process yet. Where the master is gone it never will: a second is enough."""
+        socket: Any = self._runner.client.socket
+        socket.context.destroy(linger=1000)
+
     def _take_heartbeat(self, **_: Any) -> None:
         self._heard = time.monotonic()
 
 
-def leave_by_itself(code: Callable[[], int | None]) -> None:
+def leave_by_itself(code: Callable[[], int | None], last: Callable[[], None] | None = None) -> None:
     """At the very end, and instead of what Locust does there for its children: they are gone, and it would complain.
 
     Locust's way is left where there is no code, as where something raised.
@@ -206,6 +211,8 @@ def leave_by_itself(code: Callable[[], int | None]) -> None:
     def leave() -> None:
         if (known := code()) is None:
             return
+        if last is not None:
+            last()
         for stream in (sys.stdout, sys.stderr):
             # The terminal may be gone.
             with suppress(OSError):

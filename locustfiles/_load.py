@@ -27,6 +27,7 @@ from locustfiles._arrivals import (
 from locustfiles._breaker import Breaker
 from locustfiles._hub import HubWaiting
 from locustfiles._options import Options
+from locustfiles._slo import Values
 from locustfiles._watchdog import Watchdog
 from probe.application import ApplicationCall
 from probe.client import Client
@@ -40,6 +41,8 @@ from probe.target import Target
 from probe.traces import read_trace
 
 CLOCK_STEP_SECONDS = 0.05
+# The traffic of the checks of each target before a run.
+PREFLIGHT = "preflight"
 _RARELY = (70_000, 50, 50)
 
 
@@ -59,6 +62,8 @@ class Load:
         # How many calls were scheduled (open model), sent and dropped, the checks before the run apart, and how many
         # first tokens timed and tainted.
         self.tally: Counter[str] = Counter()
+        # What the run's objectives are judged on.
+        self.values = Values()
         # Where the wall clock left the monotonic one: seconds since the run began, and by how many.
         self.clock_steps: list[dict[str, float | None]] = []
         self._offset: int | None = None
@@ -172,6 +177,8 @@ class Load:
         self.journal.append(call, seq)
         self.tally["dropped"] += call.duration is None
         self.tally["without_room"] += call.error_type == "dropped_not_sent"
+        if isinstance(call, ObservedCall) and call.traffic != PREFLIGHT:
+            self.values.take(call)
         if isinstance(call, ObservedCall) and call.tainted is not None:
             self.tally["first_tokens"] += 1
             self.tally["tainted"] += call.tainted

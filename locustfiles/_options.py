@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import msgspec
 
+from locustfiles._slo import Objective, read_objectives
 from probe.hosts import NO_KEY, is_loopback
 from probe.prompts import CONVERSATION, TrafficClass, read_mix
 from probe.spending import Caps
@@ -37,6 +38,7 @@ OPTIONS = (
     ("--sdk-retries", "HEADROOM_SDK_RETRIES", "", "sdk_retries.py: retries of the SDK; by default its own number, 2"),
     ("--allow-host", "HEADROOM_ALLOW_HOST", "", "your own hosts that may get the key, with commas, or *.NAME"),
     ("--ca-bundle", "HEADROOM_CA_BUNDLE", "", "certificates (PEM) of authorities to trust besides the system's"),
+    ("--slo", "HEADROOM_SLO", "", "exit with 7 unless it holds, as ttft_p95<1.5s; repeatable, or with ; between them"),
     ("--seed", "HEADROOM_SEED", "1", "of the mix and the arrivals"),
     ("--results", "HEADROOM_RESULTS", "results", "folder that runs are kept in"),
     ("--plan", "HEADROOM_PLAN", "auto", "say what is to be sent, and ask: auto (not for loopback), always, or only"),
@@ -49,6 +51,8 @@ OPTIONS = (
 )
 # Options that can be given without a value.
 SWITCHES = ("--yes",)
+# Options that can be given several times.
+REPEATED = ("--slo",)
 
 
 class Options(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +70,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     call_timeout: float
     clock: Literal["kernel", "user"]
     max_tainted: float
+    slo: tuple[Objective, ...]
     sdk_retries: int | None
     allow_host: str
     ca_bundle: str
@@ -100,7 +105,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
 def read_options(parsed: Any) -> Options:
     """From Locust's parsed arguments. Raises `SettingsError`."""
-    text = {flag: str(getattr(parsed, flag[2:].replace("-", "_")) or "").strip() for flag, *_ in OPTIONS}
+    text = {flag: _text(getattr(parsed, flag[2:].replace("-", "_"))) for flag, *_ in OPTIONS}
     return Options(
         targets=tuple(name.strip() for name in text["--targets"].split(",") if name.strip()),
         stream_share=_number(text, "--stream-share", 0.0, 1.0),
@@ -116,6 +121,7 @@ def read_options(parsed: Any) -> Options:
         call_timeout=_number(text, "--call-timeout", 0.1, 86_400),
         clock=_one_of(text, "--clock", "kernel", "user"),
         max_tainted=_number(text, "--max-tainted", 0.0, 1.0),
+        slo=read_objectives(text["--slo"]),
         sdk_retries=int(_number(text, "--sdk-retries", 0, 100)) if text["--sdk-retries"] else None,
         allow_host=text["--allow-host"],
         ca_bundle=text["--ca-bundle"],
@@ -132,6 +138,10 @@ def read_options(parsed: Any) -> Options:
         prices=text["--prices"] or None,
         breaker=_number(text, "--breaker", 0.0, 86_400),
     )
+
+
+def _text(given: Any) -> str:
+    return ";".join(given) if isinstance(given, list) else str(given or "").strip()
 
 
 def find(options: Options) -> dict[str, Target]:

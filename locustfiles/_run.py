@@ -32,9 +32,10 @@ from locust.stats import StatsEntry
 
 from locustfiles._arrivals import Share, read_schedule
 from locustfiles._endings import WORKERS_SECONDS, Worker, Workers, leave_by_itself
-from locustfiles._load import Load
+from locustfiles._load import PREFLIGHT, Load
 from locustfiles._options import (
     OPTIONS,
+    REPEATED,
     SWITCHES,
     Options,
     add_trust_options,
@@ -44,9 +45,11 @@ from locustfiles._options import (
     read_options,
 )
 from locustfiles._plan import check_end, plan
+from locustfiles._slo import Judgement, Values, lines
 from probe.advice import (
     EXIT_CAPPED,
     EXIT_DISK,
+    EXIT_EXPECTATION,
     EXIT_FAILING,
     EXIT_HUNG_UP,
     EXIT_INTERRUPTED,
@@ -81,7 +84,6 @@ LEAD_SECONDS = 0.5
 PROGRESS_SECONDS = 2.0
 # What the SDK does by itself.
 DEFAULT_RETRIES = 2
-PREFLIGHT = "preflight"
 # How often the journal and the clocks are looked after.
 TEND_SECONDS = 1.0
 _ARRIVALS_ENDED = "headroom_arrivals_ended"
@@ -121,6 +123,7 @@ class Session:
         self._processes: list[str] = []
         self._workers_done: set[str] = set()
         self._workers_tally: Counter[str] = Counter()
+        self._workers_values = Values()
 
     def open(self, environment: Environment) -> None:
         """Reads the settings and checks the targets; anything wrong ends the process here."""
@@ -133,8 +136,8 @@ class Session:
         if runner is None:
             return
         if isinstance(runner, WorkerRunner):
-            leave_by_itself(lambda: self._code)
             self._worker = Worker(runner, self._open_calls, self._stop_now)
+            leave_by_itself(lambda: self._code, self._worker.send_last_words)
             gevent.spawn(self._await_loss, self._worker)
             return
         runner.register_message(_ARRIVALS_ENDED, self._arrivals_ended)
@@ -183,6 +186,7 @@ class Session:
         self._checks, self._checked = [], Spent()
         self._workers_done.clear()
         self._workers_tally.clear()
+        self._workers_values = Values()
         if self._workers is not None:
             self._workers.begin()
         simulated = None if self._simulator is None else self._simulator.public()
@@ -211,7 +215,7 @@ class Session:
             self.fail(load.journal.failure)
         runner = self.environment.runner
         if isinstance(runner, WorkerRunner):
-            runner.send_message(_TALLY, {**load.tally, **records(load)})
+            runner.send_message(_TALLY, {"counts": {**load.tally, **records(load)}, "values": load.values.packed()})
             return
         lost: list[str] = []
         if self._workers is not None:
@@ -222,14 +226,26 @@ class Session:
         tally["spent_microdollars"] += round(self._checked_in_run.cost * 1e6)
         if lost or tally["internal"]:
             self._end_with(EXIT_LOST)
+        judgements = self._judge(load, tally)
         counted: dict[str, Any] = {**counts(tally, self.options.is_open), **({"lost": lost} if lost else {})}
+        if judgements:
+            counted["slo"] = msgspec.to_builtins(judgements)
         try:
             end_run(load.run, self._how, counted, self._why)
         except JournalError as error:
             self.fail(error)
-        for line in closing_lines(tally, self.options):
+        for line in (*lines(judgements), *closing_lines(tally, self.options)):
             say(line)
         say(f"run {self._how}: {load.run.folder}")
+
+    def _judge(self, load: Load, tally: Counter[str]) -> list[Judgement]:
+        load.values.add(self._workers_values.packed())
+        judgements = list(load.values.judge(self.options.slo, not too_tainted(tally, self.options)))
+        told: Any = self.environment.parsed_options
+        # A cap that was to end the run has set 0.
+        if told.headless and not self.environment.process_exit_code and not all(one.held for one in judgements):
+            self.environment.process_exit_code = EXIT_EXPECTATION
+        return judgements
 
     def quitting(self) -> None:
         """Fired before the last calls have ended when Locust was told to quit, after them when it came to its end."""
@@ -468,7 +484,8 @@ class Session:
 
     def _take_tally(self, environment: Environment, msg: Any, **_: Any) -> None:
         assert self._workers is not None
-        self._workers_tally.update(msg.data)
+        self._workers_tally.update(msg.data["counts"])
+        self._workers_values.add(msg.data["values"])
         self._workers.take_end(msg.node_id)
 
     def _take_failure(self, environment: Environment, msg: Any, **_: Any) -> None:
@@ -651,11 +668,15 @@ def closing_lines(tally: Counter[str], options: Options) -> Iterator[str]:
     if timed := tally["first_tokens"]:
         share = tally["tainted"] / timed
         yield f"{share:.1%} of {timed} first tokens may have been stamped late by this machine"
-        if share > options.max_tainted:
+        if too_tainted(tally, options):
             yield (
                 f"no claim on time to first token: --max-tainted allows {options.max_tainted:.1%};"
                 " give the load more processes (--processes) or fewer calls"
             )
+
+
+def too_tainted(tally: Counter[str], options: Options) -> bool:
+    return tally["tainted"] > options.max_tainted * tally["first_tokens"]
 
 
 session = Session()
@@ -675,7 +696,10 @@ def listen(scenario: str, *, tries_again: bool = False) -> None:
 def add_options(parser: LocustArgumentParser) -> None:
     for flag, variable, default, meaning in OPTIONS:
         alone = {"nargs": "?", "const": "1"} if flag in SWITCHES else {}
-        parser.add_argument(flag, env_var=variable, default=default, help=meaning, **alone)
+        if flag in REPEATED:
+            parser.add_argument(flag, env_var=variable, action="append", help=meaning, include_in_web_ui=False)
+        else:
+            parser.add_argument(flag, env_var=variable, default=default, help=meaning, **alone)
     add_trust_options(parser)
     if _is_alone(sys.argv[1:]):
         port = _free_port()

@@ -15,6 +15,7 @@ import msgspec
 import pytest
 
 from locustfiles._options import OPTIONS
+from locustfiles._slo import SHARES, TIMES
 from probe import advice
 from probe.assertions import NAMES
 from probe.cli import look
@@ -151,6 +152,12 @@ def test_every_name_of_an_assertion_is_described() -> None:
     text = (ROOT / "docs" / "probe.md").read_text(encoding="utf-8")
     for name, (meaning, _) in NAMES.items():
         assert f"| `{name}` | {meaning} |" in text
+
+
+def test_every_metric_of_an_objective_is_described() -> None:
+    text = (ROOT / "docs" / "scenarios.md").read_text(encoding="utf-8")
+    for name, (meaning, _) in (*TIMES.items(), *SHARES.items()):
+        assert re.search(rf"\| `{name}` \| .* \| {re.escape(meaning)} \|", text)
 
 
 def test_every_exit_code_is_described() -> None:
