@@ -32,6 +32,8 @@ SILENCE_SECONDS = 8.0
 # How long workers have beyond their calls' time, to connect or to write down what they have.
 WORKERS_SECONDS = 30.0
 _LOOK_SECONDS = 0.5
+# For a message that was sent to be read, on a busy machine.
+_READ_SECONDS = 2.0
 _DRAIN, _STOP_NOW, _JOINED, _OPEN = "headroom_drain", "headroom_stop_now", "headroom_joined", "headroom_open"
 
 
@@ -138,9 +140,11 @@ class Workers:
             dead = self._reap()
             for client_id in self._names:
                 client = self._master.clients.get(client_id)
-                is_missing = client is not None and client.state == STATE_MISSING
-                if is_missing or self._pids.get(client_id) in dead:
+                if client is not None and client.state == STATE_MISSING:
                     self._lose(client_id)
+                elif self._pids.get(client_id) in dead:
+                    # Its last word may be among what has not been read yet.
+                    gevent.spawn_later(_READ_SECONDS, self._lose, client_id)
 
     def _lose(self, client_id: str) -> None:
         name = self._names[client_id]
