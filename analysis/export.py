@@ -20,7 +20,7 @@ import duckdb
 import msgspec
 
 from analysis.logs import ALWAYS, COLUMNS, read_logs
-from analysis.runs import GROUP, IS_RECORD, TAINTED, lines, read_about
+from analysis.runs import GROUP, IS_RECORD, TAINTED, last_sent, lines, read_about
 from probe.escaping import BEGINS_A_FORMULA, NUMBER
 from probe.headers import describe
 from probe.meanings import MEANINGS
@@ -123,26 +123,23 @@ def _calls(database: duckdb.DuckDBPyConnection, run: Path) -> dict[str, _Made]:
 
 def _known(database: duckdb.DuckDBPyConnection, run: Path) -> list[str]:
     """The headers of the catalogue that came, in lower case."""
-    names = 'unnest(list_distinct(list_transform("probe.response.headers", lambda pair: lower(pair[1]))))'
-    found = database.execute(f"SELECT DISTINCT {names} FROM {lines(run)} WHERE {IS_RECORD} ORDER BY 1").fetchall()
+    found = database.execute(
+        f"SELECT DISTINCT unnest(header_names) FROM {lines(run)} WHERE {IS_RECORD} ORDER BY 1"
+    ).fetchall()
     return [name for (name,) in found if describe(name, "").group != "unknown"]
 
 
 def _headers(names: Sequence[str]) -> dict[str, _Made]:
-    """Where a header came several times the last counts: `sent` and `values` have the last first."""
     return {
-        HEADER + name: _Made(f"values[list_position(sent, {_text(name)})]", reading.meaning or "", reading.unit)
+        HEADER + name: _Made(last_sent(name), reading.meaning or "", reading.unit)
         for name in names
         for reading in [describe(name, "")]
     }
 
 
 def _selected(columns: dict[str, _Made], source: str) -> str:
-    selected = ", ".join(f'{made.sql} AS "{name}"' for name, made in columns.items())
-    pairs = 'list_reverse("probe.response.headers")'
     return (
-        f"SELECT {selected} FROM (SELECT *, list_transform({pairs}, lambda pair: lower(pair[1])) AS sent,"
-        f" list_transform({pairs}, lambda pair: pair[2]) AS values FROM {source})"
+        f"SELECT {', '.join(f'{made.sql} AS {chr(34)}{name}{chr(34)}' for name, made in columns.items())} FROM {source}"
     )
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 _FEW_VALUES = 1000
 
 
-def frame(database: duckdb.DuckDBPyConnection, table: str) -> pd.DataFrame:
+def frame(database: duckdb.DuckDBPyConnection, table: str, order_by: str | None = None) -> pd.DataFrame:
     """A table as a frame: text is `str`, whole numbers `Int64`, flags `boolean`, the rest float64 or objects.
 
     Text of few values is one object a value, not one a row, which saves some 70 bytes a cell.
@@ -23,7 +23,9 @@ def frame(database: duckdb.DuckDBPyConnection, table: str) -> pd.DataFrame:
     shared = {name: f'"{name}"::"values_{number}" AS "{name}"' for number, name in enumerate(few)}
     selected = ", ".join(shared.get(name, f'"{name}"') for name in kinds)
     found = database.execute(f'SELECT {selected} FROM "{table}"').fetchnumpy()
-    return pd.DataFrame({name: _typed(values, kinds[name]) for name, values in found.items()}, copy=False)
+    # One column after the other: sorted as a whole, the table would be in memory twice.
+    order = slice(None) if order_by is None else np.argsort(found[order_by], kind="stable")
+    return pd.DataFrame({name: _typed(found.pop(name)[order], kinds[name]) for name in kinds}, copy=False)
 
 
 def _few_valued(database: duckdb.DuckDBPyConnection, table: str, names: list[str]) -> list[str]:

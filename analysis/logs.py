@@ -165,11 +165,11 @@ _ACCOUNT = COLUMNS["account"].sql
 _OF_A_RECORD = {
     "category": "category",
     "id": "nullif(correlationId, '')",
-    "filename": "filename",
     "service": f"CASE WHEN category IN ('{GATEWAY}', '{GATEWAY_LLM}') THEN '{APIM}' ELSE '{AZURE_OPENAI}' END",
     "sequence": f"CASE WHEN category = '{GATEWAY_LLM}' THEN whole(p.sequenceNumber) END",
     "heads": "nullif(p.deploymentName, '') IS NOT NULL",
-    "torn": "category IS NULL AND correlationId IS NULL AND whole_properties IS NULL",
+    # Of what is no record, the file; DuckDB keeps a name for every row.
+    "torn_file": "CASE WHEN category IS NULL AND correlationId IS NULL AND whole_properties IS NULL THEN filename END",
     "audited_operation": f"CASE WHEN category = '{AUDIT}' THEN operationName END",
     "audited_account": f"CASE WHEN category = '{AUDIT}' THEN {_ACCOUNT} END",
     "audited_object_id": f"CASE WHEN category = '{AUDIT}' THEN nullif(p.objectId, '') END",
@@ -288,18 +288,20 @@ def _convert(path: Path, rest: IO[bytes], found: _Found) -> None:
 
 def _as_logs(database: duckdb.DuckDBPyConnection, columns: Sequence[str], found: _Found) -> Logs:
     _find_torn(database, found)
-    _make_table(database, columns)
     categories = database.execute(
         "SELECT category, count(*) AS records, count(*) FILTER (id IS NULL) AS without_id, min(logged_ns) AS first_ns,"
         " max(logged_ns) AS last_ns FROM lines WHERE category IS NOT NULL GROUP BY 1 ORDER BY 1"
     ).df()
-    counted = database.execute("SELECT coalesce(sum(copies), 0) FROM logs").fetchone()
-    table = frame(database, "logs")
     database.execute(
         "CREATE TABLE audit AS SELECT logged_ns, audited_operation AS operation,"
         " audited_account AS account, audited_object_id AS object_id"
         f" FROM lines WHERE category = '{AUDIT}' ORDER BY 1"
     )
+    _make_table(database, columns)
+    # Before it is taken over into pandas: this is most of the memory.
+    database.execute("DROP TABLE lines")
+    counted = database.execute("SELECT coalesce(sum(copies), 0) FROM logs").fetchone()
+    table = frame(database, "logs")
     duplicates = int(counted[0]) if counted else 0
     audit = frame(database, "audit")
     return Logs(table, audit, categories, found.files, duplicates, found.lines, tuple(found.skipped))
@@ -363,7 +365,9 @@ def _make_table(database: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> 
 
 def _find_torn(database: duckdb.DuckDBPyConnection, found: _Found) -> None:
     """Names the lines that are no records. The first behind a byte order mark was read already."""
-    rows = database.execute("SELECT filename, count(*) FROM lines WHERE torn GROUP BY 1 ORDER BY 1").fetchall()
+    rows = database.execute(
+        "SELECT torn_file, count(*) FROM lines WHERE torn_file IS NOT NULL GROUP BY 1 ORDER BY 1"
+    ).fetchall()
     for name, torn in rows:
         marked = _is_marked(Path(name))
         if torn > marked:

@@ -41,8 +41,9 @@ _LEFT_IN_THE_JOURNAL = ("headers", "event_times", "coalesced", "trailers")
 _HEADERS = '"probe.response.headers"'
 
 
-def _last_sent(header: str) -> str:
-    return f"list_filter({_HEADERS}, lambda pair: lower(pair[1]) = '{header}')[-1][2]"
+def last_sent(header: str) -> str:
+    """Of a row of `lines`; the name is in lower case."""
+    return f"header_values[list_position(header_names, '{header}')]"
 
 
 def _any_of(outcomes: Iterable[str]) -> str:
@@ -57,11 +58,11 @@ _DERIVED = {
     "group": GROUP,
     "tainted": TAINTED,
     "buffered": """coalesce(list_contains("probe.warnings", 'buffered_stream'), false)""",
-    "region": _last_sent("x-ms-region"),
+    "region": last_sent("x-ms-region"),
 }
 # What `retry_after` is made from; a call that was answered was not told to wait.
 _WAITS = {
-    f"sent {name}": f"CASE WHEN NOT {_any_of(ANSWERED)} THEN {_last_sent(name)} END"
+    f"sent {name}": f"CASE WHEN NOT {_any_of(ANSWERED)} THEN {last_sent(name)} END"
     for name in ("retry-after-ms", "retry-after", "date")
 }
 # Whether a line has what every record has; DuckDB reads what is missing or of another type as NULL.
@@ -147,8 +148,11 @@ def read_run(folder: Path, headers: Iterable[str] = (), columns: Iterable[str] =
     wanted = {*ALWAYS, *columns}
     try:
         with duckdb.connect() as database:
-            _load(database, folder, wanted, {name: _last_sent(name) for name in headers})
-            table, skipped = frame(database, "records"), _count(database, "lines") - _count(database, "records")
+            _load(database, folder, wanted, {name: last_sent(name) for name in headers})
+            table, skipped = (
+                frame(database, "records", "start_time_unix_nano"),
+                _count(database, "lines") - _count(database, "records"),
+            )
     except (OSError, duckdb.IOException) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"the journal of {folder} cannot be read: {reason}") from None
@@ -214,21 +218,26 @@ def read_about(folder: Path) -> About:
 
 def lines(folder: Path) -> str:
     """What a query can select from: the lines of a run's journal, with each key of the record as a column of its name,
-    typed as declared there. `IS_RECORD` is true for those that have what every record has, and else false or NULL."""
+    typed as declared there, and what `last_sent` needs. `IS_RECORD` is true for those that are records, and else false
+    or NULL."""
     columns = {field.encode_name: _sql_type(field.type) for field in _FIELDS}
     files = [file for file in sorted(folder.glob("calls-*.jsonl")) if file.stat().st_size]
-    if not files:
-        return f"({_no_lines(columns)})"
     names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
     typed = ", ".join(f"'{name}': '{kind}'" for name, kind in columns.items())
-    return (
+    read = (
         f"read_json([{names}], format = 'newline_delimited', ignore_errors = true, columns = {{{typed}}},"
         f" maximum_object_size = {_LARGEST_LINE})"
+    )
+    # The last come first, since a header's last value counts.
+    return (
+        f"(SELECT *, list_transform(list_reverse({_HEADERS}), lambda pair: lower(pair[1])) AS header_names,"
+        f" list_transform(list_reverse({_HEADERS}), lambda pair: pair[2]) AS header_values"
+        f" FROM {read if files else f'({_no_lines(columns)})'})"
     )
 
 
 def _load(database: duckdb.DuckDBPyConnection, folder: Path, wanted: Iterable[str], more: Mapping[str, str]) -> None:
-    """Makes the tables `lines`, and in the order of their issue `records`."""
+    """Makes the tables `lines` and `records`."""
     kept = {field.name: f'"{field.encode_name}"' for field in _FIELDS if field.name not in _LEFT_IN_THE_JOURNAL}
     expressions = {name: sql for name, sql in {**kept, **_DERIVED}.items() if name in set(wanted)}
     if "retry_after" in set(wanted):
@@ -237,9 +246,7 @@ def _load(database: duckdb.DuckDBPyConnection, folder: Path, wanted: Iterable[st
     database.execute(
         f"CREATE TABLE lines AS SELECT coalesce({IS_RECORD}, false) AS is_record, {names} FROM {lines(folder)}"
     )
-    database.execute(
-        "CREATE VIEW records AS SELECT * EXCLUDE (is_record) FROM lines WHERE is_record ORDER BY start_time_unix_nano"
-    )
+    database.execute("CREATE VIEW records AS SELECT * EXCLUDE (is_record) FROM lines WHERE is_record")
 
 
 def _no_lines(columns: Mapping[str, str]) -> str:
