@@ -15,10 +15,11 @@ import msgspec
 
 from probe.advice import EXIT_EXPECTATION, EXIT_OK, EXIT_UNREACHABLE
 from probe.asking import NOTHING, Credential, ask, configured, made_up_key, made_up_token
-from probe.calling import choose, say, targets
+from probe.calling import choose, complete, say, targets
 from probe.identity import token_provider
 from probe.options import trusting
 from probe.posture import Attempt, Finding, Trial, attempt, findings, held_against, read_expectation
+from probe.spending import ask_to_send, is_remote
 from probe.target import SettingsError, Target
 
 _AUDIENCE = "https://cognitiveservices.azure.com"
@@ -34,15 +35,26 @@ credential was let in, 130 interrupted."""
 
 
 @click.command(epilog=_EPILOG, context_settings={"auto_envvar_prefix": "HEADROOM_PROBE_ACCESS", "show_default": True})
-@click.argument("target", required=False)
-@click.option("--via", metavar="GATEWAY", help="the target that is the gateway in front of TARGET")
-@click.option("--direct", metavar="RESOURCE", help="the target that is the resource behind TARGET")
+@click.argument("target", required=False, shell_complete=complete)
+@click.option(
+    "--via", metavar="GATEWAY", shell_complete=complete, help="the target that is the gateway in front of TARGET"
+)
+@click.option(
+    "--direct", metavar="RESOURCE", shell_complete=complete, help="the target that is the resource behind TARGET"
+)
 @click.option("--expect", "expected", metavar="NAME=VALUE|FILE", multiple=True, help="what has to be so; repeatable")
 @click.option("-o", "--output", type=click.Choice(["text", "json", "none"]), default="text", help="json: one object")
 @click.option("--timeout", default=20.0, type=click.FloatRange(0.1, 600), help="seconds for each request")
+@click.option("--yes", is_flag=True, envvar="HEADROOM_YES", help="send to a real endpoint without asking")
 @trusting
 def access(
-    target: str | None, via: str | None, direct: str | None, expected: tuple[str, ...], output: str, timeout: float
+    target: str | None,
+    via: str | None,
+    direct: str | None,
+    expected: tuple[str, ...],
+    output: str,
+    timeout: float,
+    yes: bool,
 ) -> NoReturn:
     """Say how TARGET is protected, from its refusals: nothing is generated, nothing is billed.
 
@@ -56,6 +68,8 @@ def access(
     with ExitStack() as stack:
         subjects = _subjects(targets(stack), target, via, direct)
         say(f"{6 * len(subjects)} requests without a prompt; they count as requests and are not billed")
+        if is_remote(subjects):
+            ask_to_send(yes)
         attempts = [one for subject in subjects for one in try_at(subject, timeout)]
     found = held_against(findings(attempts), wanted)
     {"text": _show, "json": _write, "none": lambda *_: None}[output](attempts, found)

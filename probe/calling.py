@@ -15,7 +15,10 @@ from probe.client import Client
 from probe.hosts import UNVERIFIED, red
 from probe.identity import sign_in
 from probe.options import given
+from probe.prices import read_prices
+from probe.prompts import Prompt
 from probe.simulated import Simulator
+from probe.spending import ask_to_send, is_remote, most_tokens, told_cost
 from probe.target import SettingsError, Target, configured
 from probe.transport import Timeouts
 
@@ -65,6 +68,24 @@ def choose(found: dict[str, Target], name: str | None) -> Target:
     if name not in found:
         raise SettingsError(f"no target {name!r}; there are: {', '.join(found)}")
     return found[name]
+
+
+def agree(calls: Iterable[tuple[Target, Prompt, int]], yes: bool) -> None:
+    """Says what so many calls of each real endpoint come to at most, and asks whether to send them; `yes` is the answer
+    given beforehand. Raises `SettingsError` where they are not to be sent."""
+    remote = [(target, prompt, times) for target, prompt, times in calls if is_remote([target])]
+    for target, prompt, times in remote:
+        say(told_cost(target, most_tokens(target, prompt), times, read_prices()))
+    if remote:
+        ask_to_send(yes)
+
+
+def complete(_: object, __: object, incomplete: str) -> list[str]:
+    """Names of targets for the shell to complete; a configuration that is wrong completes to nothing."""
+    try:
+        return [name for name in configured() if name.startswith(incomplete)]
+    except SettingsError:
+        return []
 
 
 def client_for(called: Iterable[Target], timeout: float, stack: ExitStack) -> Client:

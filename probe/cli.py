@@ -28,6 +28,7 @@ _VS = "another target beside it, or it asked otherwise: streaming, not-streaming
 _FORMS = ("text", "json", "jsonl", "table", "tsv", "none")
 
 _DEFAULT = "look"
+_FIRST_WORD = "headroom.first_word"
 # Where each command lives, and what `probe --help` says of it without importing it.
 _ELSEWHERE: dict[str, tuple[str, str]] = {
     "open": ("probe.opening:open_", "the sheet of a captured call: HAR, raw response, journal line"),
@@ -50,6 +51,7 @@ class _Probe(click.Group):
         return command
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.meta[_FIRST_WORD] = not args
         named = bool(args) and (args[0] in _ELSEWHERE or args[0] in self.commands)
         return super().parse_args(ctx, args if named else [_DEFAULT, *args])
 
@@ -108,14 +110,15 @@ def _option(section: str, *names: str, **rest: Any) -> Callable[[_Function], _Fu
     return click.option(*names, cls=_Option, section=section, **rest)
 
 
-def _target_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[str]:
-    """For the shell to complete; a configuration that is wrong completes to nothing."""
-    from probe.target import SettingsError, configured
+def _target_names(ctx: click.Context, param: click.Parameter, incomplete: str) -> list[Any]:
+    """For the shell to complete. The first word can be a command as well."""
+    from click.shell_completion import CompletionItem
 
-    try:
-        return [name for name in configured() if name.startswith(incomplete)]
-    except SettingsError:
-        return []
+    from probe.calling import complete
+
+    commands = _ELSEWHERE if ctx.meta.get(_FIRST_WORD) and param.name == "target" else {}
+    named = (CompletionItem(name, help=help_) for name, (_, help_) in commands.items() if name.startswith(incomplete))
+    return [*map(CompletionItem, complete(ctx, param, incomplete)), *named]
 
 
 @click.group(cls=_Probe)
@@ -201,7 +204,7 @@ def look(target: str | None, **options: Any) -> NoReturn:
     if options["sdk"]:
         from probe import hidden
 
-        sys.exit(hidden.look(settings.target, settings.asked, settings.timeout))
+        sys.exit(hidden.look(settings))
     if options["offline"] or options["curl"]:
         sys.exit(looking.not_sent(settings, "curl" if options["curl"] else "request"))
     sys.exit(looking.look(settings))
@@ -209,7 +212,7 @@ def look(target: str | None, **options: Any) -> NoReturn:
 
 def _check_one_mode(options: dict[str, Any]) -> None:
     """What is to be printed and not sent must never be sent because of another option."""
-    modes = [name for name in ("vs", "watch", "interactive", "offline", "curl") if options[name]]
+    modes = [name for name in ("vs", "watch", "interactive", "sdk", "offline", "curl") if options[name]]
     if len(modes) > 1:
         raise click.UsageError(f"one at a time: --{' or --'.join(modes)}")
 

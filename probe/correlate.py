@@ -5,6 +5,7 @@ Analytics workspace, whose rows go through the same reader.
 """
 
 import json
+import logging
 import os
 import sys
 import time
@@ -22,9 +23,20 @@ from probe.advice import EXIT_EXPECTATION, EXIT_OK
 from probe.calling import say
 from probe.escaping import json_printable, printable
 from probe.opening import read
+from probe.options import given, trusting
 from probe.record import ObservedCall
-from probe.story import Told, differences, is_id, of_client, of_gateway, of_service, queries, query_for_tokens
-from probe.target import SettingsError
+from probe.story import (
+    Told,
+    differences,
+    is_id,
+    of_client,
+    of_gateway,
+    of_service,
+    queries,
+    query_for_tokens,
+    query_for_tokens_of,
+)
+from probe.target import SettingsError, signing_in
 
 _EPILOG = """\b
 Exit codes: 0 found, 2 a setting is wrong, 7 the logs do not have the call (yet: --wait), 130 interrupted."""
@@ -64,6 +76,7 @@ Find = Callable[[Sought], list[Told]]
 @click.option("--wait", default=0.0, type=click.FloatRange(0, 86_400), help="seconds to wait for it to be logged")
 @click.option("--kql", is_flag=True, help="print the queries instead of asking")
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text")
+@trusting
 def correlate(
     which: str | None,
     last: bool,
@@ -86,7 +99,8 @@ def correlate(
     """
     sought = _sought(which, last, entry)
     if kql:
-        click.echo("\n\n".join(queries(sought.id, sought.began_ns, sought.gateways_id)))
+        service, gateway = queries(sought.id, sought.began_ns, sought.gateways_id)
+        click.echo("\n\n".join((service, gateway, query_for_tokens_of(gateway))))
         sys.exit(EXIT_OK)
     with ExitStack() as stack:
         find = _finder(logs, workspace, workspace_endpoint, stack)
@@ -167,11 +181,14 @@ def _asking(workspace: str, endpoint: str | None, folder: Path, stack: ExitStack
     from azure.core.exceptions import AzureError
 
     from probe.identity import credential_of, transport
-    from probe.target import Identity
 
-    bundle = os.environ.get("HEADROOM_CA_BUNDLE") or None
+    # What it would log of a failed sign-in is said below, in one line.
+    logging.getLogger("azure.identity").setLevel(logging.CRITICAL)
+    identity, bundle = signing_in({**os.environ, **given().environ})
+    if not given().verified:
+        raise SettingsError("a workspace is asked with verification only: leave --insecure-skip-verify out")
     options: dict[str, Any] = {} if endpoint is None else {"endpoint": endpoint}
-    credential: Any = credential_of(Identity(), bundle)
+    credential: Any = credential_of(identity, bundle)
     client = stack.enter_context(LogsQueryClient(credential, transport=transport(bundle), **options))
     stack.callback(credential.close)
 

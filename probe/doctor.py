@@ -16,7 +16,7 @@ import msgspec
 
 from probe.advice import EXIT_OK, EXIT_REFUSED, EXIT_UNREACHABLE
 from probe.asking import Answer, Credential, ask, configured
-from probe.calling import choose, targets
+from probe.calling import choose, complete, targets
 from probe.channel import SecureChannel
 from probe.dialing import Dialed, Proxy, dial, proxy_for, tls_context
 from probe.errors import TransportError
@@ -24,6 +24,7 @@ from probe.escaping import json_printable
 from probe.headers import describe
 from probe.hosts import is_loopback
 from probe.identity import token_provider
+from probe.options import trusting
 from probe.posture import attempt, is_private
 from probe.target import V1, SettingsError, Target, Trust
 from probe.waiting import OneAtATime
@@ -53,9 +54,10 @@ class _StoppedError(Exception):
 
 
 @click.command(epilog=_EPILOG, context_settings={"auto_envvar_prefix": "HEADROOM_PROBE_DOCTOR", "show_default": True})
-@click.argument("target", required=False)
+@click.argument("target", required=False, shell_complete=complete)
 @click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", help="json: one object a check")
 @click.option("--timeout", default=20.0, type=click.FloatRange(0.1, 600), help="seconds for each step")
+@trusting
 def doctor(target: str | None, output: str, timeout: float) -> NoReturn:
     """Look at everything on the way to TARGET: name, proxy, TCP, TLS, clock, credential, version, deployment.
 

@@ -19,16 +19,18 @@ from rich.console import Console
 from rich.text import Text
 
 from probe.advice import EXIT_OK, advice
-from probe.calling import choose, client_for, patience, say, targets
+from probe.calling import agree, choose, client_for, patience, say, targets
 from probe.client import Client
 from probe.journal import Journal, JournalError, Run, end_run, start_run
 from probe.listing import show
 from probe.look import Settings
+from probe.prompts import Prompt
 from probe.record import ObservedCall
 from probe.render import print_lines, render_call
 from probe.secrecy import lets_act, quiet_libraries
 from probe.seen import remember, state_folder
 from probe.settings import Asked, header
+from probe.spending import most_tokens
 from probe.target import SettingsError, Target
 from probe.versus import changes
 from probe.watch import line
@@ -58,6 +60,9 @@ class Session:
         self.asked = settings.asked
         self.ended = False
         self._timeout = settings.timeout
+        self._yes = settings.yes
+        # The most tokens that one `send` may come to without being asked about.
+        self._agreed: dict[str, int] = {}
         self._stack = stack
         self._clients: dict[str, Client] = {}
         self._last: dict[bool, ObservedCall] = {}
@@ -151,6 +156,7 @@ class Session:
         if times > _MOST:
             raise SettingsError(f"send takes at most {_MOST}")
         target, prompt = self.asked.of(self.target), self.asked.what()
+        self._agree(target, prompt, times * len(self.asked.streams()))
         client = self._client(target)
         for _ in range(times):
             for stream in self.asked.streams():
@@ -158,6 +164,17 @@ class Session:
                 self._show(call, target, alone=times == 1)
                 if client.interrupt is not None:
                     return
+
+    def _agree(self, target: Target, prompt: Prompt, times: int) -> None:
+        """Asks again only where it comes to more than what was agreed to for this deployment."""
+        of, tokens = f"{target.name}/{target.deployment}", times * sum(most_tokens(target, prompt))
+        if tokens <= self._agreed.get(of, 0):
+            return
+        try:
+            agree([(target, prompt, times)], self._yes)
+        except KeyboardInterrupt:
+            raise SettingsError("nothing was sent") from None
+        self._agreed[of] = tokens
 
     def _client(self, target: Target) -> Client:
         if target.name not in self._clients:

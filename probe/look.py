@@ -9,14 +9,12 @@ import msgspec
 
 from probe.advice import EXIT_EXPECTATION, EXIT_INTERRUPTED, EXIT_OK, advice, exit_code
 from probe.assertions import Assertion
-from probe.calling import choose, client_for, patience, say, targets
+from probe.calling import agree, choose, client_for, patience, say, targets
 from probe.client import Client
 from probe.escaping import printable
 from probe.output import Form, Output, Query
-from probe.prices import read_prices
 from probe.record import ObservedCall
 from probe.settings import Asked
-from probe.spending import ask_to_send, is_remote, most_tokens, told_cost
 from probe.target import SettingsError, Target
 
 
@@ -36,10 +34,7 @@ def look(settings: Settings) -> int:
     """Makes the calls, shows them, and returns the exit code. Raises `SettingsError`."""
     with ExitStack() as stack:
         target = settings.asked.of(choose(targets(stack), settings.target))
-        if is_remote([target]):
-            prompt, times = settings.asked.what(), len(settings.asked.streams())
-            say(told_cost(target, most_tokens(target, prompt), times, read_prices()))
-            ask_to_send(settings.yes)
+        agree([(target, settings.asked.what(), len(settings.asked.streams()))], settings.yes)
         client = client_for([target], settings.timeout, stack)
         screen = shown_by(settings)
         calls = []

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from time import perf_counter_ns, time_ns
 from typing import Any, Literal
 
+import msgspec
 import openai
 
 from probe.application import BUDGET_STOP, CANCELLED, DROPPED, ApplicationCall, Attempt
@@ -34,19 +35,35 @@ from probe.target import V1, Surface, Target
 quiet_libraries()
 
 _CONNECT_SECONDS = 5.0
-_CREATE: Mapping[Surface, Callable[[openai.OpenAI], Callable[..., Any]]] = {
-    "chat": lambda sdk: sdk.chat.completions.create,
-    "responses": lambda sdk: sdk.responses.create,
-    "embeddings": lambda sdk: sdk.embeddings.create,
+# Requests that the SDK makes of one call by itself, at most.
+TRIES = 1 + openai.DEFAULT_MAX_RETRIES
+_RESOURCE: Mapping[Surface, Callable[[openai.OpenAI], Any]] = {
+    "chat": lambda sdk: sdk.chat.completions,
+    "responses": lambda sdk: sdk.responses,
+    "embeddings": lambda sdk: sdk.embeddings,
 }
 _VISIBLE = {"response.output_text.delta", "response.refusal.delta", "response.function_call_arguments.delta"}
 _ENDS = {"response.completed", "response.incomplete", "response.failed"}
 
 
+class Given(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What the object of `with_raw_response` offers, or the exception in its place, which has no `retries_taken`.
+
+    `elapsed` is in seconds, of the last try.
+    """
+
+    status_code: int
+    request_id: str | None = None
+    retries_taken: int | None = None
+    elapsed: float | None = None
+    headers: Headers = ()
+
+
 class SDKClient:
     """Makes calls one after the other, each target through an SDK client of this one's own.
 
-    `run_began` and `token` are as `probe.client.Client` has them. Without `max_retries` the SDK's default holds.
+    `run_began` and `token` are as `probe.client.Client` has them. Without `max_retries` the SDK's default holds. With
+    `raw` calls are made by way of `with_raw_response`, and `given` is what that offered for the last of them.
     """
 
     def __init__(
@@ -56,12 +73,15 @@ class SDKClient:
         token: TokenProvider | None = None,
         timeout: float = 600.0,
         max_retries: int | None = None,
+        raw: bool = False,
     ) -> None:
         self._run_began = run_began
         self._token = token
         self._timeout = openai.Timeout(timeout, connect=min(_CONNECT_SECONDS, timeout))
         self._max_retries = openai.DEFAULT_MAX_RETRIES if max_retries is None else max_retries
         self._clients: dict[str, tuple[openai.OpenAI, _Witness]] = {}
+        self._raw = raw
+        self.given: Given | None = None
         # What interrupted the last call (Ctrl-C, a killed greenlet), for the caller to act on after journalling it.
         self.interrupt: BaseException | None = None
         # What `token` gave last.
@@ -81,24 +101,29 @@ class SDKClient:
         the first, and ends the call where it says no."""
         stream = streams(target, stream)
         sdk, witness = self._client(target)
-        call = _calling(sdk, target, prompt, stream)
+        call = _calling(sdk, target, prompt, stream, self._raw)
         answer = _Answer()
         error_type: str | None = None
-        self.interrupt = None
+        self.interrupt, self.given = None, None
+        offered: Any = None
         witness.attempts.clear()
         witness.may_retry = may_retry
         wall_ns, issued = time_ns(), perf_counter_ns()
         try:
             reply = call()
+            if self._raw:
+                offered, reply = reply, reply.parse()
             answer.take(target, reply, stream)
         # Anything that the SDK raises is what an application would have got.
         except _BudgetStop:
             error_type = BUDGET_STOP
         except BaseException as error:
             error_type = type(error).__name__
+            offered = offered or (error if self._raw and isinstance(error, openai.APIStatusError) else None)
             if not isinstance(error, Exception):
                 self.interrupt, error_type = error, CANCELLED
         ended = perf_counter_ns()
+        self.given = None if offered is None else _given(offered)
         attempts = tuple(one.seen(issued, ended) for one in witness.attempts)
         first, began = answer.first_token_at, self._run_began
         return ApplicationCall(
@@ -117,7 +142,7 @@ class SDKClient:
     def prepare(self, target: Target) -> None:
         """What the SDK does once a process, and would do in a first call: 50 ms that hold up every other call."""
         sdk, _ = self._client(target)
-        _CREATE[target.surface](sdk)
+        _RESOURCE[target.surface](sdk)
 
     def close(self) -> None:
         for sdk, _ in self._clients.values():
@@ -184,15 +209,29 @@ def _sdk_for(target: Target, token: Callable[[], str] | None, options: Mapping[s
     return openai.OpenAI(base_url=base_url, api_key=token if key is None else key, **options)
 
 
-def _calling(sdk: openai.OpenAI, target: Target, prompt: Prompt, stream: bool) -> Callable[[], Any]:
+def _calling(sdk: openai.OpenAI, target: Target, prompt: Prompt, stream: bool, raw: bool) -> Callable[[], Any]:
     """The SDK's method for the target's surface, with everything that it is called with."""
     given = target.extra_body
     ours = {name: value for name, value in asked(target, prompt, stream).items() if given.get(name, "") is not None}
     # Before the clock starts, because the SDK imports a surface when it is first asked for.
-    create = _CREATE[target.surface](sdk)
+    resource = _RESOURCE[target.surface](sdk)
+    create = resource.with_raw_response.create if raw else resource.create
     extra_body = {name: value for name, value in given.items() if value is not None}
     extra = {"extra_body": extra_body or None, "extra_headers": target.extra_headers or None}
     return lambda: create(model=target.deployment, **ours, **extra)
+
+
+def _given(offered: Any) -> Given:
+    """`offered` is the SDK's raw response or its exception; both have the HTTP client's response in them."""
+    response = offered.response if isinstance(offered, openai.APIStatusError) else offered.http_response
+    return Given(
+        status_code=response.status_code,
+        request_id=None if offered.request_id is None else scrubbed(offered.request_id),
+        retries_taken=getattr(offered, "retries_taken", None),
+        # It refuses to say before its body has been read.
+        elapsed=response.elapsed.total_seconds() if response.is_closed else None,
+        headers=text_headers(response.headers.raw),
+    )
 
 
 class _Underway:

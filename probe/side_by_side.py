@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from probe.advice import advice
-from probe.calling import choose, client_for, say, targets
+from probe.calling import agree, choose, client_for, say, targets
 from probe.escaping import printable
 from probe.listing import show
 from probe.look import Screen, Settings, judged, shown_by
@@ -38,12 +38,15 @@ def versus(settings: Settings, other: str, pairs: int) -> int:
         found = targets(stack)
         ours = Side(settings.asked.of(choose(found, settings.target)), settings.asked.stream)
         ours, theirs = sides(found, ours, other, settings)
+        turns = list(_turns(ours, theirs, pairs))
+        prompt = settings.asked.what()
+        agree([(one.target, prompt, len(turns) // 2) for one in (ours, theirs)], settings.yes)
         client = client_for([ours.target, theirs.target], settings.timeout, stack)
         shown = shown_by(settings)
         calls: tuple[list[ObservedCall], list[ObservedCall]] = ([], [])
-        for side, stream in _turns(ours, theirs, pairs):
+        for side, stream in turns:
             one = ours if side == 0 else theirs
-            call = client.observe(one.target, settings.asked.what(), stream=stream)
+            call = client.observe(one.target, prompt, stream=stream)
             calls[side].append(call)
             if isinstance(shown, Output):
                 shown.add(call)

@@ -2,8 +2,9 @@
 
 Reserve.  A call is sent only where the most it can come to (its prompt, and the longest answer asked for) fits under
           every cap beside what was spent and what open calls have reserved. So no cap is ever exceeded, by our count
-          of the prompt: prompts of ours have a known size, and of body fields that a target adds each byte counts as a
-          token, which for text is more than it can be. What an image or a file behind a link costs is not known.
+          of the prompt: prompts of ours have a known size; of a user's own text, and of body fields that a target adds,
+          each byte counts as a token, which for text is more than it can be. What an image or a file behind a link
+          costs is not known.
 Settle.   A call that ends with `usage` cost that. One that was refused by 401, 403, 404 or 429 cost nothing: Azure
           bills what was processed. Everything else, a timeout or a stream cut off, keeps its reservation.
 Prices.   By the model that a target was seen to serve, else by the deployment's name where that is a model's; where no
@@ -136,7 +137,9 @@ def most_tokens(target: Target, prompt: Prompt) -> tuple[int, int]:
     """The most input and output tokens that a call can be billed for. Raises `SettingsError` where there is no most."""
     given = target.extra_body
     texts = {name: value for name, value in given.items() if name not in _LIMITS + _COUNTS and value is not None}
-    input_tokens = prompt.input_tokens + (len(msgspec.json.encode(texts)) if texts else 0)
+    # A text that a user gave has no planned size.
+    planned = prompt.input_tokens or len(msgspec.json.encode(prompt.messages))
+    input_tokens = planned + (len(msgspec.json.encode(texts)) if texts else 0)
     if target.surface == "embeddings":
         return input_tokens, 0
     answers = math.prod(value for name in _COUNTS if isinstance(value := given.get(name), int) and value > 0)

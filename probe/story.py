@@ -66,6 +66,12 @@ def query_for_tokens(gateways_id: str, began_ns: int | None) -> str:
     return f"ApiManagementGatewayLlmLog\n{_window(began_ns)}| where CorrelationId == {literal(gateways_id)}"
 
 
+def query_for_tokens_of(gateway: str) -> str:
+    """The same in one go, for whoever pastes it: of the calls that `gateway`, a query of its other log, finds."""
+    inner = gateway.replace("\n", "\n    ")
+    return f"ApiManagementGatewayLlmLog\n| where CorrelationId in ((\n    {inner}\n    | project CorrelationId))"
+
+
 def _window(began_ns: int | None) -> str:
     if began_ns is None:
         return ""

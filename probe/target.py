@@ -355,6 +355,15 @@ def _trust(ca_bundle: str | None, environ: Mapping[str, str]) -> dict[str, str |
     return {"ca_bundle": given}
 
 
+def signing_in(environ: Mapping[str, str]) -> tuple[Identity, str | None]:
+    """As whom, and with which authorities, where no target says it. Raises `SettingsError`."""
+    try:
+        identity = msgspec.convert(_identity(None, None, None, environ), Identity)
+    except msgspec.ValidationError as error:
+        raise SettingsError(f"HEADROOM_CREDENTIAL: {error}") from None
+    return identity, _trust(None, environ)["ca_bundle"]
+
+
 def check_authorities(environ: Mapping[str, str]) -> None:
     """OpenSSL says nothing of a file that is not there, and then trusts nobody. Raises `SettingsError`."""
     if given := environ.get("SSL_CERT_FILE"):

@@ -27,9 +27,11 @@ from probe.escaping import printable
 from probe.headroom import Level, headroom
 from probe.look import Screen, Settings, judged, shown_by
 from probe.prices import read_prices
+from probe.prompts import Prompt
 from probe.record import ObservedCall
 from probe.render import amount
-from probe.target import SettingsError
+from probe.spending import ask_to_send, dollars, is_remote, most_tokens, price_of
+from probe.target import SettingsError, Target
 from probe.versus import ANSWERED
 
 _INTERVAL = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3})?)(ms|s|m|min)?")
@@ -52,10 +54,12 @@ def watch(settings: Settings, every: float, looks: int | None) -> int:
     """Looks until q, Ctrl-C or so many `looks`, and returns the exit code. Raises `SettingsError`."""
     with ExitStack() as stack:
         target = settings.asked.of(choose(targets(stack), settings.target))
+        prompt, stream = settings.asked.what(), settings.asked.streams()[0]
+        say(told(target, prompt, every, looks))
+        if is_remote([target]):
+            ask_to_send(settings.yes)
         client = client_for([target], settings.timeout, stack)
-        stream = settings.asked.streams()[0]
-        look = partial(client.observe, target, settings.asked.what(), stream=stream)
-        say(cost(settings, target.deployment, every))
+        look = partial(client.observe, target, prompt, stream=stream)
         shown = shown_by(settings)
         if isinstance(shown, Screen) and sys.stdout.isatty():
             calls = _live(look, every, looks, target.name)
@@ -74,14 +78,15 @@ def watch(settings: Settings, every: float, looks: int | None) -> int:
     return judged(calls, settings.assertions) if settings.assertions or client.interrupt else EXIT_OK
 
 
-def cost(settings: Settings, deployment: str, every: float) -> str:
-    """What watching costs, at the most, by list price; the deployment's name is taken for its model's."""
-    asked = settings.asked
-    size = f"a call of about {asked.input_tokens} and at most {asked.max_tokens} tokens every {every:g} s"
-    price = read_prices().price(deployment)
-    if price is None:
-        return f"{size}; what it costs is not known: no price for {printable(deployment)!r}"
-    return f"{size}: at most ${price.cost(asked.input_tokens, asked.max_tokens) * 3600 / every:,.3f} an hour"
+def told(target: Target, prompt: Prompt, every: float, looks: int | None) -> str:
+    """What a look, and so many or an hour of them, come to at most."""
+    most = most_tokens(target, prompt)
+    size = f"a call of at most {most[0]} + {most[1]} tokens every {every:g} s"
+    price, known = price_of(target, read_prices())
+    times, of = (3600 / every, "an hour") if looks is None else (looks, f"for {looks} looks")
+    rate = "" if known else f" (no price is known for {printable(target.deployment)!r}: as the dearest that is)"
+    cost = dollars(times * price.cost(*most)).removeprefix("under ")
+    return f"{size}: at most {cost} {of}{rate}"
 
 
 def _timed(
@@ -198,7 +203,7 @@ def _keys() -> Iterator[int | None]:
 def _quits(keyboard: int | None, seconds: float) -> bool:
     """Waits for so long; whether q was pressed in the meantime, or the terminal has gone."""
     if keyboard is None:
-        time.sleep(seconds)
+        time.sleep(max(0.0, seconds))
         return False
     until = time.monotonic() + seconds
     while (left := until - time.monotonic()) > 0:

@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pyte
+from rich.cells import cell_len
 
 from tests.commands import BIN, ROOT, environment
 
@@ -41,6 +42,13 @@ class Terminal:
     @property
     def coloured(self) -> bool:
         return re.search(rb"\x1b\[([0-9;]*;)?([349][0-7]|[34]8)(;[0-9;]*)?m", self.raw) is not None
+
+    @property
+    def widest(self) -> int:
+        """Columns of the longest line that was written at once, which a screen would have broken anywhere; of data, and
+        not of what is said beside it."""
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw.decode(errors="replace"))
+        return max((cell_len(line) for line in re.split(r"[\r\n]+", text) if not line.startswith("probe: ")), default=0)
 
     def type(self, keys: str) -> None:
         os.write(self._ours, keys.encode())

@@ -35,3 +35,4 @@ def test_it_fits_the_terminal_and_is_coloured_unless_told_otherwise(
             screen = " ".join(" ".join(terminal.lines).split())
             assert ends_in in screen and "Traceback" not in screen
             assert terminal.coloured is (colour and command[0] != "correlate")
+            assert terminal.widest <= columns

@@ -105,7 +105,7 @@ def test_what_is_not_logged_is_said_to_be_missing(simulated: Simulated) -> None:
 
 
 def test_a_workspace_that_gets_its_records_late_is_waited_for(tmp_path: Path) -> None:
-    with simulating(tmp_path, CONFIG.replace("[logs]", "[logs]\ndelay = [3.0, 3.0]")) as late:
+    with simulating(tmp_path, CONFIG.replace("[logs]", "[logs]\ndelay = [2.0, 2.0]")) as late:
         client = Client()
         call = client.observe(late.target("one"), numbered(1, 32, 16), stream=False)
         client.close()
@@ -148,10 +148,13 @@ def test_ctrl_c_ends_the_waiting(tmp_path: Path) -> None:
 def test_the_queries_are_printed_for_those_who_paste(simulated: Simulated, call: ObservedCall, tmp_path: Path) -> None:
     done = run("probe", "correlate", recorded(call, tmp_path), "--kql")
     assert done.returncode == 0
-    service, gateway = done.stdout.strip().split("\n\n")
+    service, gateway, counted = done.stdout.strip().split("\n\n")
     assert service.startswith("AzureDiagnostics\n| where TimeGenerated between (datetime(20")
     assert f'| where CorrelationId == "{call.service_request_id}"' in service
     assert gateway.startswith("ApiManagementGatewayLogs\n") and gateway.count(str(call.service_request_id)) == 3
+    # What the gateway's log of models counted, of the calls that the query before it finds.
+    assert counted.startswith("ApiManagementGatewayLlmLog\n| where CorrelationId in ((")
+    assert gateway in counted.replace("\n    ", "\n") and counted.endswith("| project CorrelationId))")
 
 
 @given(st.text(max_size=60))
@@ -214,12 +217,24 @@ def test_what_they_disagree_in_is_said() -> None:
         ([GONE], "--logs FOLDER, or --workspace ID"),
         ([GONE, "--logs", "/nonexistent"], "no such log file or folder"),
         (["--last"], "no run in"),
+        ([GONE, "--workspace", GONE, "--insecure-skip-verify"], "with verification only"),
     ],
 )
 def test_a_wrong_setting_ends_in_one_line(arguments: list[str], says: str, tmp_path: Path) -> None:
     done = run("probe", "correlate", *arguments, settings={"HEADROOM_RESULTS": str(tmp_path)})
     assert (done.returncode, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.stderr
     assert says in done.stderr
+
+
+def test_a_workspace_is_trusted_and_signed_in_to_as_the_settings_say(simulated: Simulated) -> None:
+    options, settings = workspace(simulated)
+    bundle = settings.pop("HEADROOM_CA_BUNDLE")
+    trusted = run("probe", "correlate", GONE, *options, "--ca-bundle", bundle, settings=settings)
+    assert trusted.returncode == 7, trusted.stderr
+    elsewhere = {**settings, "HEADROOM_CA_BUNDLE": bundle, "HEADROOM_CREDENTIAL": "environment"}
+    refused = run("probe", "correlate", GONE, *options, settings=elsewhere)
+    assert (refused.returncode, len(refused.stderr.splitlines())) == (2, 1)
+    assert "EnvironmentCredential" in refused.stderr
 
 
 def test_a_workspace_that_refuses_says_so_in_one_line(simulated: Simulated) -> None:

@@ -113,6 +113,12 @@ def test_a_certificate_that_is_not_trusted_is_said_to_be_whose(authority: Author
     assert trusted["tls"]["state"] in ("ok", "warn") and "TLSv1." in trusted["tls"]["said"]
 
 
+def test_the_options_of_trust_are_taken_like_everywhere(authority: Authority) -> None:
+    with serving(sends(reply(LET_IN, "400 No")), tls=authority.server("127.0.0.1")) as server:
+        done = run("probe", "doctor", "--ca-bundle", str(authority.file), settings=settings_of(server.url))
+    assert done.returncode == 0 and "TLSv1." in done.stdout, done.stderr
+
+
 def test_a_proxy_is_named_without_its_password(authority: Authority) -> None:
     answer = reply(LET_IN, "400 No", "apim-request-id: a")
     with serving(sends(answer), tls=authority.server("127.0.0.1")) as server, serving(tunnels(server.port)) as proxy:

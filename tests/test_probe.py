@@ -1,8 +1,5 @@
 """The `probe` command as a user runs it."""
 
-import os
-import pty
-import re
 import signal
 import subprocess
 import threading
@@ -11,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from probe.record import decode
-from tests.commands import BIN, ROOT, environment, run, settings_of
+from tests.commands import BIN, environment, run, settings_of
 from tests.runs import REFUSAL, openai_shaped
-from tests.test_client import GOOD, WHOLE
+from tests.test_client import GOOD
 from tests.wire import answers, reply, sends, sends_then_waits, serving, stream_head
 
 
@@ -103,48 +100,6 @@ def test_ctrl_c_shows_what_had_come_by_then() -> None:
         released.set()
     assert process.returncode == 130
     assert "cancelled" in said and "Traceback" not in complained
-
-
-def test_on_a_terminal_it_fits_the_width_and_is_coloured_unless_told_otherwise() -> None:
-    for columns, colour in ((80, True), (200, True), (80, False)):
-        screen = on_a_terminal(columns, {} if colour else {"NO_COLOR": "1"})
-        lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in screen.splitlines()]
-        assert max(len(line) for line in lines) <= columns
-        assert ("\x1b[" in screen) is colour
-        assert any("x-ms-region" in line for line in lines)
-
-
-def on_a_terminal(columns: int, settings: dict[str, str]) -> str:
-    with serving(answers(lambda request: GOOD_WITH_REGION if b'"stream":true' in request else reply(WHOLE))) as server:
-        ours, theirs = pty.openpty()
-        subprocess.run(["stty", "cols", str(columns), "rows", "50"], stdin=theirs, check=True)
-        process = subprocess.Popen(
-            [str(BIN / "probe")],
-            env={**environment(settings_of(server.url)), "TERM": "xterm-256color", **settings},
-            stdout=theirs,
-            stderr=theirs,
-            cwd=ROOT,
-        )
-        os.close(theirs)
-        shown = b"".join(read_until_closed(ours))
-        assert process.wait(20) == 0
-    return shown.decode().replace("\r\n", "\n")
-
-
-def read_until_closed(terminal: int) -> list[bytes]:
-    pieces: list[bytes] = []
-    while True:
-        try:
-            piece = os.read(terminal, 65536)
-        except OSError:
-            # Linux says so when the other end of a terminal is closed.
-            piece = b""
-        if not piece:
-            return pieces
-        pieces.append(piece)
-
-
-GOOD_WITH_REGION = stream_head("x-ms-region: East US", "x-new-header: " + "long " * 30) + GOOD.partition(b"\r\n\r\n")[2]
 
 
 def test_help_names_the_exit_codes_and_each_option() -> None:

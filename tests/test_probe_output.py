@@ -12,7 +12,7 @@ from probe.offline import curl, request_text
 from probe.record import decode
 from probe.settings import Asked
 from probe.target import Target
-from tests.commands import environment, run, settings_of
+from tests.commands import BIN, environment, run, settings_of
 from tests.runs import openai_shaped
 from tests.test_client import GOOD
 from tests.wire import WireServer, answers, sends, serving, stream_head
@@ -98,6 +98,33 @@ def test_what_is_wrong_in_an_option_is_said_before_anything_is_sent(arguments: l
 def test_a_query_that_does_not_fit_the_records_ends_in_one_line(server: WireServer) -> None:
     done = probed(server, "--query", 'length("http.response.status_code")')
     assert done.returncode == 2 and done.stderr.count("\n") == 1 and "--query: " in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("probe ", "east west open correlate doctor access"),
+        ("probe d", "doctor"),
+        ("probe --stream ", "east west"),
+        ("probe east --vs w", "west"),
+        ("probe access --via ", "east west"),
+        ("probe --offl", "--offline"),
+        ("probe doctor --ti", "--timeout"),
+    ],
+)
+def test_bash_completes_commands_options_and_targets(words: str, offered: str, tmp_path: Path) -> None:
+    tables = (f'[{name}]\nendpoint = "http://127.0.0.1:1"\ndeployment = "d"\n' for name in ("east", "west"))
+    (tmp_path / "targets.toml").write_text("".join(tables).replace("deployment", 'api_key_env = "KEY"\ndeployment'))
+    typed = words.split() + ([""] if words.endswith(" ") else [])
+    script = f"""
+        eval "$(_PROBE_COMPLETE=bash_source probe)"
+        COMP_WORDS=({shlex.join(typed)}) COMP_CWORD={len(typed) - 1}
+        _probe_completion probe
+        echo "${{COMPREPLY[@]}}"
+    """
+    settings = {"KEY": "made-up", "PATH": f"{BIN}:/usr/bin:/bin"}
+    done = subprocess.run(["bash", "-c", script], env=environment(settings), cwd=tmp_path, capture_output=True)
+    assert done.stdout.decode().split() == offered.split(), done.stderr
 
 
 ODD = """it's "quoted" $HOME `id` \\ and
