@@ -44,7 +44,7 @@ def admitted(calls: pd.DataFrame) -> pd.Series:
 
 def planned_tokens(calls: pd.DataFrame) -> pd.Series:
     """Of the prompt, as its id has it; NA where it is none of ours."""
-    return pd.to_numeric(calls["prompt_id"].str.extract(r"^(\d+)-\d+$", expand=False), errors="coerce")
+    return pd.to_numeric(calls["prompt_id"].str.extract(r"^(\d+)-\d+(?:-\d+-\d+)?$", expand=False), errors="coerce")
 
 
 def promised(calls: pd.DataFrame) -> pd.Series:

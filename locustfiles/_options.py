@@ -10,7 +10,7 @@ import msgspec
 
 from locustfiles._slo import Objective, read_objectives
 from probe.hosts import NO_KEY, is_loopback
-from probe.prompts import CONVERSATION, TrafficClass, read_mix
+from probe.prompts import CONVERSATION, TrafficClass, read_mix, streaming
 from probe.spending import Caps
 from probe.target import SettingsError, Target, configured
 from probe.transport import Timeouts
@@ -87,6 +87,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     def is_open(self) -> bool:
         """Whether calls are due on a schedule, so that waiting for a slow service is measured."""
         return self.arrivals != "closed"
+
+    @property
+    def streaming(self) -> float:
+        """The share of the calls that stream, 0 to 1; a trace has no classes."""
+        return self.stream_share if self.trace is not None else streaming(self.mix, self.stream_share)
 
     @property
     def prices_file(self) -> Path | None:

@@ -79,7 +79,7 @@ def plan(options: Options, targets: list[Target], users: int, seconds: float | N
     for target in targets:
         yield f"  to        {_shown(target)}"
     size = expected(options, users, seconds)
-    yield f"  traffic   {_traffic(options, users)}; {options.stream_share:.0%} streaming"
+    yield f"  traffic   {_traffic(options, users)}; {options.streaming:.0%} streaming"
     yield f"  for       {'as long as it takes' if seconds is None else f'{seconds:g} s'}; {_number(size)}"
     yield f"  tokens    about {size.input_tokens:,.0f} in and up to {size.output_tokens:,.0f} out a call"
     priced = [price_of(target, read_prices(options.prices_file)) for target in targets]

@@ -578,7 +578,7 @@ class Session:
             "trace": f"{options.trace} at {options.trace_speed:g} times its speed (open model)",
         }[options.arrivals]
         names = ", ".join(f"{target.name} ({target.gateway})" for target in self.targets)
-        return f"{arrivals}; {options.stream_share:.0%} streaming; to {names}"
+        return f"{arrivals}; {options.streaming:.0%} streaming; to {names}"
 
     def _progress(self, load: Load) -> None:
         began = time.perf_counter()

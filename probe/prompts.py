@@ -6,14 +6,17 @@ Size.   A prompt of n tokens is billed as n: 3 for the message, 1 for its role, 
         The text is made of words that are one token each, after a space, in cl100k_base and in o200k_base alike.
         (Reasoning models bill one less; that is the counting rules' affair.)
 Number. Long prompts begin with their number, so that no two share a prefix that the service could cache.
+Prefix. Where that is wanted, prompts begin with a text of a known size instead that all of its number share, and then
+        come to their own number. Both are in the id: `1000-7` and `1000-7-600-42`, of which 600 tokens are prefix 42.
 """
 
 import math
 import random
 import tomllib
+import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -24,6 +27,8 @@ MIN_INPUT_TOKENS = OVERHEAD + 1
 # 6 digits are 2 tokens; the instruction keeps a real model writing until max_tokens.
 _INSTRUCTION = " Write a very long story with these words:"
 _NUMBERED_TOKENS = 2 + 9
+# A prompt's own part after a prefix, at least: its number and one word.
+_OWN_TOKENS = 2 + 1
 _WORDS = """
     time year people way day man thing woman life child world school state family student group country problem hand
     part place case week company system program question work government number night point home water room mother
@@ -46,30 +51,56 @@ class Prompt(msgspec.Struct, frozen=True):
     max_tokens: int
 
 
-def numbered(number: int, input_tokens: int, max_tokens: int) -> Prompt:
-    """Prompt `number` (0 to 999,999) of `input_tokens`, raised to the shortest possible where that is less."""
+class Prefix(NamedTuple):
+    """What prompts have in common: `tokens` of their text, from its beginning; one `number` is one text."""
+
+    tokens: int
+    number: int
+
+
+def numbered(number: int, input_tokens: int, max_tokens: int, prefix: Prefix | None = None) -> Prompt:
+    """Prompt `number` (0 to 999,999) of `input_tokens`, raised to the shortest possible where that is less.
+
+    One too short for a `prefix` and its own number has as much of the prefix as there is room for, or none.
+    """
     size = max(input_tokens, MIN_INPUT_TOKENS)
-    content = _content(number, size - OVERHEAD)
-    return Prompt(f"{size}-{number}", ({"role": "user", "content": content},), size, max_tokens)
+    text = size - OVERHEAD
+    shared = min(prefix.tokens, text - _OWN_TOKENS) if prefix is not None else 0
+    prompt_id, content = f"{size}-{number}", ""
+    if prefix is not None and shared > _NUMBERED_TOKENS:
+        prompt_id += f"-{shared}-{prefix.number}"
+        content = _content(prefix.number, shared) + _own(number, text - shared)
+    else:
+        content = _content(number, text)
+    return Prompt(prompt_id, ({"role": "user", "content": content},), size, max_tokens)
 
 
 def rebuild(prompt_id: str, max_tokens: int = 1) -> Prompt:
     """The prompt that `numbered` made. Raises `ValueError` where the id is none of ours."""
-    size, _, number = prompt_id.partition("-")
-    if not (size.isdecimal() and number.isdecimal()):
+    parts = prompt_id.split("-")
+    if len(parts) not in (2, 4) or not all(part.isdecimal() for part in parts):
         raise ValueError(f"not a prompt id: {prompt_id!r}")
-    return numbered(int(number), int(size), max_tokens)
+    size, number, *prefix = map(int, parts)
+    return numbered(number, size, max_tokens, Prefix(*prefix) if prefix else None)
 
 
 def _content(number: int, tokens: int) -> str:
     if tokens <= _NUMBERED_TOKENS:
         return "".join(f" {_WORDS[(number + i) % len(_WORDS)]}" for i in range(tokens))
-    wanted = tokens - _NUMBERED_TOKENS
+    return f"{number:06d}{_INSTRUCTION}{_words(number, tokens - _NUMBERED_TOKENS)}"
+
+
+def _own(number: int, tokens: int) -> str:
+    """What follows a prefix; digits right after a word begin a token of their own."""
+    return f"{number:06d}{_words(number, tokens - 2)}"
+
+
+def _words(number: int, wanted: int) -> str:
     start = number * 7919 % len(_STORY)
     words = _STORY[start : start + wanted]
     while len(words) < wanted:
         words += _STORY[: wanted - len(words)]
-    return f"{number:06d}{_INSTRUCTION} {' '.join(words)}"
+    return f" {' '.join(words)}"
 
 
 class Size(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -88,19 +119,30 @@ class Size(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class TrafficClass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One kind of call. `stream_share` (0 to 1) wins over the run's where it is given."""
+    """One kind of call. `stream_share` (0 to 1) wins over the run's where it is given.
+
+    `common_prefix` is the share (0 to 1) of the median prompt that all prompts of the class begin with.
+    """
 
     name: str
     weight: float
     input_tokens: Size
     output_tokens: Size
     stream_share: float | None = None
+    common_prefix: float = 0.0
 
     def __post_init__(self) -> None:
         if self.weight <= 0:
             raise ValueError(f"class {self.name!r}: weight must be above 0, not {self.weight}")
         if self.stream_share is not None and not 0 <= self.stream_share <= 1:
             raise ValueError(f"class {self.name!r}: stream_share must be between 0 and 1, not {self.stream_share}")
+        if not 0 <= self.common_prefix <= 1:
+            raise ValueError(f"class {self.name!r}: common_prefix must be between 0 and 1, not {self.common_prefix}")
+
+    @property
+    def prefix(self) -> Prefix:
+        """The same in every run, whichever other classes there are."""
+        return Prefix(round(self.common_prefix * self.input_tokens.median), zlib.crc32(self.name.encode()) % 1_000_000)
 
 
 # Together shaped like the hour of an Azure conversation service published with "Splitwise" (Patel et al., ISCA 2024;
@@ -135,8 +177,15 @@ class Mix:
         rng = self._rng
         chosen = rng.choices(self._classes, self._weights)[0]
         share = self._stream_share if chosen.stream_share is None else chosen.stream_share
-        prompt = numbered(rng.randrange(1_000_000), chosen.input_tokens.draw(rng), chosen.output_tokens.draw(rng))
+        number, size, answer = rng.randrange(1_000_000), chosen.input_tokens.draw(rng), chosen.output_tokens.draw(rng)
+        prompt = numbered(number, size, answer, chosen.prefix)
         return Ask(prompt, rng.random() < share, chosen.name)
+
+
+def streaming(classes: Sequence[TrafficClass], stream_share: float) -> float:
+    """The share of a mix's calls that stream, 0 to 1."""
+    streams = sum(one.weight * (stream_share if one.stream_share is None else one.stream_share) for one in classes)
+    return streams / sum(one.weight for one in classes)
 
 
 def read_mix(path: Path) -> tuple[TrafficClass, ...]:
