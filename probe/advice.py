@@ -1,6 +1,7 @@
 """What to do about a call that did not come to an answer: one line for a person, and an exit code for a script."""
 
 from probe.escaping import printable
+from probe.explaining import explained
 from probe.record import ObservedCall
 from probe.target import V1, Target
 
@@ -65,6 +66,8 @@ def _one_line(message: str) -> str:
 
 def _mend(call: ObservedCall, target: Target) -> str:
     outcome = call.outcome
+    if (said := explained(call)) is not None:
+        return said
     if outcome == "auth":
         return _mend_auth(target)
     if outcome == "not_found":
@@ -84,7 +87,6 @@ def _mend(call: ObservedCall, target: Target) -> str:
         "redirect_refused": "redirects are not followed, because the key would go along; use the final address",
         "proxy": "check HTTPS_PROXY, or name the host in NO_PROXY to go round the proxy",
         "stream_stalled": "Azure's load balancers cut a connection silent for 4 min; look at what is in between",
-        "throttled": "wait, or lower the rate",
         "cancelled_user": "stopped before it ended",
     }.get(outcome, f"is {target.endpoint} an Azure OpenAI endpoint?")
 

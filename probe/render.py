@@ -19,6 +19,7 @@ from rich.text import Text
 
 from probe.counting import Count, RanksUnavailableError, input_tokens
 from probe.escaping import printable as printable
+from probe.explaining import explained
 from probe.headers import Reading, contents, describe, grouped, retry_after
 from probe.headroom import Level, headroom
 from probe.prompts import rebuild
@@ -72,7 +73,7 @@ class _Sheet:
     def lines(self, call: ObservedCall, above: ObservedCall | None, news: News | None) -> Iterator[Text]:
         yield from self._flow(_verdict(call), indent="")
         yield from self._flow(_circumstances(call), indent="")
-        yield from self._section("error", self._flow(_error(call)))
+        yield from self._section("error", [*self._flow(_error(call)), *self._flow(_explained(call))])
         if news is not None:
             title = f"since the last look, {_ago(news.age)} ago"
             yield from self._section(title, (line for part in _news(news) for line in self._flow([part])))
@@ -237,6 +238,11 @@ def _verdict(call: ObservedCall) -> list[_Part]:
         (_model(call), ""),
     ]
     return [part for part in parts if part[0]]
+
+
+def _explained(call: ObservedCall) -> list[_Part]:
+    said = explained(call)
+    return [] if said is None else [(said, "")]
 
 
 def _region(call: ObservedCall) -> str:

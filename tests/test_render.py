@@ -151,6 +151,7 @@ def test_a_throttled_call_reads_like_this_on_a_wide_screen() -> None:
         "",
         "error",
         "  429 · Rate limit is exceeded.\\x0aTry again in 45 seconds. · body_cut",
+        "  a limit of the gateway itself, which the service never saw: wait, or look at its rate and token limits",
         "",
         "timing, ms since the request was issued; on an open connection",
         "  headers            25.0  " + 100 * "━",
