@@ -228,3 +228,40 @@ def test_a_run_without_calls_or_of_refusals_only_is_no_trouble(tmp_path: Path, c
 def test_no_run_ends_in_one_line(tmp_path: Path) -> None:
     done = CliRunner().invoke(analysis, ["gateway", str(tmp_path / "none")])
     assert done.exit_code == 2 and done.output.startswith("analysis: ") and done.output.count("\n") == 1
+
+
+ONE_GATEWAY = f"""
+[resources.one]
+region = "East US 2"
+{AT_ONCE}
+[resources.one.deployments.chat]
+model = "gpt-4.1-mini-2025-04-14"
+tokens_per_minute = 100000000
+requests_per_minute = 1000000
+[gateways.gate]
+backends = [{{ resource = "one" }}]
+strip_headers = ["x-ms-region"]
+
+"""
+
+
+def test_a_policy_against_streams_and_a_stripped_header_are_found(tmp_path: Path) -> None:
+    with simulating(tmp_path, f"{ONE_GATEWAY}\nblock_streaming = true\n") as simulated:
+        run = start_run(tmp_path / "results", "mixed", {"arrivals": "closed", "logs": [str(simulated.logs)]})
+        journal, client = Journal(run), Client()
+        for number in range(24):
+            for name in ("one", "gate"):
+                prompt = numbered(number, 30, 40)
+                journal.append(client.observe(simulated.target(name), prompt, stream=number % 2 == 0))
+        client.close()
+        journal.close()
+        end_run(run, "completed", dict(journal.counts))
+    done = CliRunner().invoke(analysis, ["gateway", str(run.folder), "-o", "json"])
+    found = json.loads(done.output)
+    calls = read_run(Path(run.folder), (), CALL_COLUMNS).calls
+    streams = calls[(calls["target"] == "gate") & calls["request_stream"]]
+    assert set(streams["outcome"]) == {"not_found"}
+    by = {row["what"]: (row["calls"], row["of"]) for row in found["behaviour"]}
+    assert by["blocks streaming"] == (12, 12)
+    assert any(name.startswith("strips headers: ") and "x-ms-region" in name for name in by)
+    assert not any(name in by for name in ("buffers streams", "breaks streams"))
