@@ -8,7 +8,15 @@ from collections import deque
 from probe.record import ObservedCall
 
 _ANSWERED = {"ok", "ok_length", "filtered_output", "filtered_prompt"}
-_SAY_NOTHING = {"throttled", "cancelled_user", "cancelled_deadline", "budget_stop", "dropped_not_sent", "orphaned"}
+_SAY_NOTHING = {
+    "throttled",
+    "cancelled_user",
+    "cancelled_deadline",
+    "budget_stop",
+    "dropped_not_sent",
+    "orphaned",
+    "internal",
+}
 # A judgement of fewer calls would be one of chance.
 FEWEST = 10
 

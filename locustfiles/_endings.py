@@ -8,6 +8,8 @@ Workers.  A master learns after 3 s of silence that a worker is gone, logs it an
           it is in `run.json`, and the exit code is `EXIT_LOST`.
 Silence.  A worker whose master is gone goes on for 60 s of the wall clock, which may be set meanwhile. Here it stops
           after `SILENCE_SECONDS` of the monotonic clock, and at once where its master was its parent.
+Joining.  A worker asks for its master for five minutes, also where the master was its parent and has gone meanwhile,
+          and a master waits without end for a worker that died before it came. Here neither outlives the other.
 Children. The parent that `--processes` makes asks once for each child, without waiting, whether it has ended, and then
           forgets it. In a container the first process takes all others with it, so here it waits for them.
 """
@@ -15,6 +17,7 @@ Children. The parent that `--processes` makes asks once for each child, without 
 import atexit
 import math
 import os
+import signal
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +30,8 @@ from locust import runners
 from locust.env import Environment
 from locust.rpc import Message
 from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
+
+from probe.advice import EXIT_LOST
 
 SILENCE_SECONDS = 8.0
 # How long workers have beyond their calls' time, to connect or to write down what they have.
@@ -106,6 +111,13 @@ class Workers:
                 gevent.sleep(0.05)
         self._leave()
 
+    def dismiss(self) -> None:
+        """There will be no run. A child may not have come so far yet that it would hear a message."""
+        for pid in self._children:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+        self._master.quit()
+
     def await_children(self) -> None:
         """Until the processes that `--processes` started are gone, which is soon after their last word."""
         gives_up = time.monotonic() + WORKERS_SECONDS
@@ -145,6 +157,9 @@ class Workers:
                 elif self._pids.get(client_id) in dead:
                     # Its last word may be among what has not been read yet.
                     gevent.spawn_later(_READ_SECONDS, self._lose, client_id)
+            if self._quitting is None:
+                for pid in dead - set(self._pids.values()):
+                    self._on_lost(f"process {pid}")
 
     def _lose(self, client_id: str) -> None:
         name = self._names[client_id]
@@ -204,6 +219,30 @@ class Worker:
 
     def _take_heartbeat(self, **_: Any) -> None:
         self._heard = time.monotonic()
+
+
+def leave_with_parent() -> None:
+    """From now on a process forked from this one that asks for its master in vain ends when this one has."""
+    connect, parent = WorkerRunner.connect_to_master, os.getpid()
+
+    def connect_or_leave(runner: WorkerRunner) -> None:
+        if os.getpid() == parent:
+            # A worker by itself. Its master is somewhere else, and may come later.
+            connect(runner)
+            return
+        watching = gevent.spawn(_leave_after, parent)
+        try:
+            connect(runner)
+        finally:
+            watching.kill(block=False)
+
+    WorkerRunner.connect_to_master = connect_or_leave  # type: ignore[method-assign]
+
+
+def _leave_after(parent: int) -> None:
+    while os.getppid() == parent:
+        gevent.sleep(_LOOK_SECONDS)
+    os._exit(EXIT_LOST)
 
 
 def leave_by_itself(code: Callable[[], int | None], last: Callable[[], None] | None = None) -> None:

@@ -92,6 +92,8 @@ class Load:
         self.tally["spent_tokens"] = self.ledger.spent.tokens
         self.tally["spent_microdollars"] = round(self.ledger.spent.cost * 1e6)
         self.journal.close(self.tally["scheduled"] if self.is_open else None)
+        for client in self._idle:
+            client.close()
         self._watchdog.stop()
         gc.set_threshold(*self._usually)
         gc.unfreeze()
@@ -177,6 +179,7 @@ class Load:
         self.journal.append(call, seq)
         self.tally["dropped"] += call.duration is None
         self.tally["without_room"] += call.error_type == "dropped_not_sent"
+        self.tally["internal"] += isinstance(call, ObservedCall) and call.outcome == "internal"
         if isinstance(call, ObservedCall) and call.traffic != PREFLIGHT:
             self.values.take(call)
         if isinstance(call, ObservedCall) and call.tainted is not None:

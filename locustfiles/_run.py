@@ -8,6 +8,7 @@ Whatever is wrong with a setting or a target ends in one line and an exit code (
 A call that fails later is an observation and changes no exit code.
 """
 
+import logging
 import os
 import signal
 import socket
@@ -17,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any, NoReturn
 
 import gevent
@@ -31,7 +33,7 @@ from locust.runners import STATE_CLEANUP, STATE_RUNNING, STATE_STOPPED, MasterRu
 from locust.stats import StatsEntry
 
 from locustfiles._arrivals import Share, read_schedule
-from locustfiles._endings import WORKERS_SECONDS, Worker, Workers, leave_by_itself
+from locustfiles._endings import Worker, Workers, leave_by_itself, leave_with_parent
 from locustfiles._load import PREFLIGHT, Load
 from locustfiles._options import (
     OPTIONS,
@@ -91,6 +93,7 @@ _TALLY = "headroom_tally"
 _SPENT = "headroom_spent"
 _STOP = "headroom_stop"
 _FAILED = "headroom_failed"
+_DROPS = tuple(f"Error('{outcome}')" for outcome in NOT_SENT)
 
 
 class Session:
@@ -116,7 +119,11 @@ class Session:
         self._code: int | None = None
         self._hung_up = False
         self._leaving = False
+        # Places in our own code where calls came to grief.
+        self._bugs: set[tuple[str, int | None]] = set()
         self._ending: gevent.Greenlet[..., None] | None = None
+        # Of a worker: the run that it takes, or took, part in.
+        self._joined = ""
         # Of a master, and of a worker.
         self._workers: Workers | None = None
         self._worker: Worker | None = None
@@ -181,7 +188,7 @@ class Session:
             for call in self._checks:
                 self.load.append(call)
         except JournalError as error:
-            self.fail(error)
+            self.fail(str(error))
             return
         self._checks, self._checked = [], Spent()
         self._workers_done.clear()
@@ -212,8 +219,9 @@ class Session:
     def _end(self, load: Load) -> None:
         load.close()
         if load.journal.failure is not None:
-            self.fail(load.journal.failure)
+            self.fail(str(load.journal.failure))
         runner = self.environment.runner
+        assert runner is not None
         if isinstance(runner, WorkerRunner):
             runner.send_message(_TALLY, {"counts": {**load.tally, **records(load)}, "values": load.values.packed()})
             return
@@ -224,7 +232,7 @@ class Session:
         tally = load.tally + self._workers_tally + records(load)
         tally["spent_tokens"] += self._checked_in_run.tokens
         tally["spent_microdollars"] += round(self._checked_in_run.cost * 1e6)
-        if lost or tally["internal"]:
+        if lost or tally["internal"] or runner.exceptions:
             self._end_with(EXIT_LOST)
         judgements = self._judge(load, tally)
         counted: dict[str, Any] = {**counts(tally, self.options.is_open), **({"lost": lost} if lost else {})}
@@ -233,7 +241,7 @@ class Session:
         try:
             end_run(load.run, self._how, counted, self._why)
         except JournalError as error:
-            self.fail(error)
+            self.fail(str(error))
         for line in (*lines(judgements), *closing_lines(tally, self.options)):
             say(line)
         say(f"run {self._how}: {load.run.folder}")
@@ -286,6 +294,8 @@ class Session:
         options: Any = self.environment.parsed_options
         if self._how == "interrupted":
             self._stop_now()
+        elif self.load is None and self._ending is None and options.headless:
+            self._refuse("stopped before there was a run", EXIT_INTERRUPTED)
         elif isinstance(self.environment.runner, WorkerRunner) and options.processes:
             # The terminal sends Ctrl-C to us and to our master, who will tell us to quit.
             self._how = "interrupted"
@@ -321,17 +331,17 @@ class Session:
             self._simulator.stop()
             self._simulator = None
 
-    def fail(self, error: JournalError | SettingsError) -> None:
+    def fail(self, why: str, code: int = EXIT_DISK) -> None:
         """The run cannot go on, above all where the journal cannot be written: says so once, and stops the traffic."""
         if self._how == "failed":
             return
-        self._how, self._why = "failed", str(error)
-        self._end_with(EXIT_DISK if isinstance(error, JournalError) else EXIT_SETTINGS)
-        say(f"{error}; the run stops")
+        self._how, self._why = "failed", why
+        self._end_with(code)
+        say(f"{why}; the run stops")
         runner = self.environment.runner
         assert runner is not None
         if isinstance(runner, WorkerRunner):
-            runner.send_message(_FAILED, {"message": str(error), "disk": isinstance(error, JournalError)})
+            runner.send_message(_FAILED, {"why": why, "code": code})
         self._stop_now()
         gevent.spawn(runner.quit)
 
@@ -352,8 +362,10 @@ class Session:
             gevent.spawn(runner.quit if options.headless else runner.stop)
 
     def watch(self, load: Load, call: ObservedCall) -> None:
-        """Ends a run that only fails, or that a quota of a day stands against."""
-        if call.throttle_kind == "quota_day":
+        """Ends a run that only fails, or that a quota of a day, or our own side, stands against."""
+        if call.error_type == "descriptors":
+            self.fail(call.error_message or "")
+        elif call.throttle_kind == "quota_day":
             self._quota_of_a_day(call.target, retry_after(call.headers))
         elif load.breaker.trips(call, time.monotonic()):
             last = f"the last, of {printable(call.target)}: {call.outcome}"
@@ -363,10 +375,20 @@ class Session:
                 EXIT_FAILING,
             )
 
-    def watch_attempts(self, call: ApplicationCall) -> None:
+    def watch_attempts(self, call: ApplicationCall, none_left: str | None) -> None:
+        """`none_left` says why an attempt could not begin for want of descriptors."""
+        if none_left is not None:
+            self.fail(none_left)
         longest = max((attempt.retry_after or 0.0 for attempt in call.attempts), default=0.0)
         if longest >= DAY_QUOTA_SECONDS:
             self._quota_of_a_day(call.target, longest)
+
+    def met_bug(self, bug: Exception) -> None:
+        """In a call, which is on record as `internal`. Each bug is told once, with its traceback."""
+        *_, frame = extract_tb(bug.__traceback__)
+        if (frame.filename, frame.lineno) not in self._bugs:
+            self._bugs.add((frame.filename, frame.lineno))
+            logging.getLogger("headroom").error("a call met a bug of headroom's own", exc_info=bug)
 
     def _quota_of_a_day(self, target: str, wait: float | None) -> None:
         asked = "" if wait is None else f"; it asks to wait for {wait:,.0f} s"
@@ -459,7 +481,7 @@ class Session:
                 say(f"the wall clock was set by {step:+.1f} s, or the machine slept; times measured here are not of it")
             gevent.get_hub().threadpool.apply(load.journal.sync)
             if self.load is load and load.journal.failure is not None:
-                self.fail(load.journal.failure)
+                self.fail(str(load.journal.failure))
             gevent.sleep(TEND_SECONDS)
 
     def _take_joined(self, name: str) -> None:
@@ -471,9 +493,12 @@ class Session:
         try:
             add_to_run(load.run, about)
         except JournalError as error:
-            self.fail(error)
+            self.fail(str(error))
 
     def _take_lost(self, name: str) -> None:
+        options: Any = self.environment.parsed_options
+        if self.load is None and self._ending is None and options.headless:
+            self._refuse(f"the worker {name} ended before the run began; the lines above may say why", EXIT_LOST)
         say(f"the worker {name} is gone without having ended; its part of the load is missing from here on")
         self._end_with(EXIT_LOST)
         assert self._workers is not None and self.environment.runner is not None
@@ -489,8 +514,7 @@ class Session:
         self._workers.take_end(msg.node_id)
 
     def _take_failure(self, environment: Environment, msg: Any, **_: Any) -> None:
-        kind = JournalError if msg.data["disk"] else SettingsError
-        self.fail(kind(f"a worker: {msg.data['message']}"))
+        self.fail(f"a worker: {msg.data['why']}", msg.data["code"])
 
     def _await_loss(self, worker: Worker) -> None:
         worker.await_loss()
@@ -543,18 +567,10 @@ class Session:
 
     def _refuse(self, message: str, code: int) -> NoReturn:
         say(message)
-        if isinstance(self.environment.runner, MasterRunner):
-            self._dismiss(self.environment.runner)
+        if self._workers is not None:
+            self._workers.dismiss()
         self.close(code)
         sys.exit(code)
-
-    def _dismiss(self, master: MasterRunner) -> None:
-        """Tells the workers to go. Those that `--processes` started would wait for their master for a minute."""
-        options: Any = self.environment.parsed_options
-        gives_up = time.monotonic() + WORKERS_SECONDS
-        while options.processes and len(master.clients.ready) < options.expect_workers and time.monotonic() < gives_up:
-            gevent.sleep(0.05)
-        master.quit()
 
     def _about(self) -> dict[str, Any]:
         about: dict[str, Any] = {
@@ -593,6 +609,10 @@ class Session:
         """A worker's part in the run that the master has made."""
         parsed: Any = self.environment.parsed_options
         told = parsed.headroom_run
+        if self._joined == told["run"]["id"]:
+            # It has ended here; the master goes on handing out users for a moment, who would begin again.
+            return
+        self._joined = told["run"]["id"]
         self.options = read_options(parsed)
         simulated = told["simulated"]
         found = find(self.options) if simulated is None else simulated_targets(simulated)
@@ -606,8 +626,11 @@ class Session:
             mine = told["caps"].get(getattr(self.environment.runner, "client_id", ""), none)
             ledger = Ledger(msgspec.convert(mine, Caps), prices)
             self.load = Load(run, self.options, choose(found, self.options.targets), share, ledger)
-        except (SettingsError, JournalError) as error:
-            self.fail(error)
+        except SettingsError as error:
+            self.fail(str(error), EXIT_SETTINGS)
+            return
+        except JournalError as error:
+            self.fail(str(error))
             return
         assert self._worker is not None
         self._worker.join(self.load.journal.worker_id)
@@ -635,8 +658,9 @@ def progress_line(environment: Environment, seconds: float) -> str:
     for (_, kind), entry in list(environment.stats.entries.items()):
         if kind == "TTFT":
             first_token.extend(entry)
+    # Of a worker's errors there is only how Python shows them.
     errors = [(str(error.error), error.occurrences) for error in environment.stats.errors.values()]
-    dropped = sum(occurrences for text, occurrences in errors if any(outcome in text for outcome in NOT_SENT))
+    dropped = sum(times for text, times in errors if text in NOT_SENT or text.endswith(_DROPS))
     ended, failed = total.num_requests - dropped, total.num_failures - dropped
     line = f"{seconds:5.0f} s  {ended} calls ended, {failed} not answered"
     if dropped:
@@ -654,8 +678,8 @@ def counts(tally: Counter[str], is_open: bool) -> dict[str, int]:
     """What `run.json` says of a run's calls. `calls` are the journal's, with the checks before the run."""
     sent = ("scheduled", "sent", "dropped") if is_open else ("sent",)
     names = ("calls", *sent, "first_tokens", "tainted", "spent_tokens", "spent_microdollars")
-    application = ("applications",) if tally["applications"] else ()
-    return {name: tally[name] for name in (*names, *application)}
+    seldom = tuple(name for name in ("applications", "internal") if tally[name])
+    return {name: tally[name] for name in (*names, *seldom)}
 
 
 def closing_lines(tally: Counter[str], options: Options) -> Iterator[str]:
@@ -665,6 +689,8 @@ def closing_lines(tally: Counter[str], options: Options) -> Iterator[str]:
         yield f"{tally['scheduled']} calls were due: {tally['sent']} sent, {tally['dropped']} dropped{others}"
     if tally["without_room"]:
         yield f"dropped: {options.max_in_flight} calls were open in a process; --max-in-flight allows more"
+    if tally["internal"]:
+        yield f"{tally['internal']} calls came to nothing by this side's own fault (internal); see above"
     if timed := tally["first_tokens"]:
         share = tally["tainted"] / timed
         yield f"{share:.1%} of {timed} first tokens may have been stamped late by this machine"
@@ -686,6 +712,7 @@ def listen(scenario: str, *, tries_again: bool = False) -> None:
     """Makes `session` follow Locust's events. Called once by each scenario, which gives its own name and whether a call
     of it can be more than one request."""
     session.scenario, session.tries_again = scenario, tries_again
+    leave_with_parent()
     events.init_command_line_parser.add_listener(add_options)
     events.init.add_listener(lambda environment, **_: session.open(environment))
     events.test_start.add_listener(lambda **_: session.begin())

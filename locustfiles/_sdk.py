@@ -15,7 +15,8 @@ from locust.exception import StopUser
 from locustfiles._arrivals import Arrival
 from locustfiles._load import Load
 from locustfiles._run import running, session
-from locustfiles._user import AzureOpenAIUser, NotSent, note, reserve, row_name
+from locustfiles._tables import row_name
+from locustfiles._user import AzureOpenAIUser, NotSent, note, reserve
 from probe.application import ApplicationCall
 from probe.journal import JournalError
 from probe.prompts import Ask
@@ -106,7 +107,7 @@ def observe(
     )
     settle(load.ledger, reserved, call)
     keep(environment, load, call, seq)
-    session.watch_attempts(call)
+    session.watch_attempts(call, client.none_left)
     if call.status_code == HTTPStatus.UNAUTHORIZED:
         session.refused(target, client.bearer)
     if client.interrupt is not None:
@@ -128,7 +129,7 @@ def keep(environment: Environment, load: Load, call: ApplicationCall, seq: int |
     try:
         load.append(call, seq)
     except JournalError as error:
-        session.fail(error)
+        session.fail(str(error))
         raise StopUser from None
     count(environment, call)
 

@@ -5,6 +5,7 @@ it and leaves the interrupt in `client.interrupt`, and nothing between the two c
 another greenlet). Only then does the user end.
 """
 
+import time
 from contextlib import ExitStack
 from typing import Any, Literal
 
@@ -18,8 +19,8 @@ from locust.exception import StopUser
 from locustfiles._arrivals import Arrival
 from locustfiles._load import Load
 from locustfiles._run import running, session
-from probe.client import Client, dropped
-from probe.escaping import csv_safe, printable
+from locustfiles._tables import ErrorTexts, normalised, row_name
+from probe.client import Client, broken, dropped
 from probe.journal import JournalError
 from probe.prompts import Ask
 from probe.record import ObservedCall
@@ -32,7 +33,10 @@ _ANSWERED = {"ok", "ok_length", "filtered_output"}
 
 
 class CallError(Exception):
-    """What Locust's tables show of a call without an answer; no ids in it, because each text is a row of its own."""
+    """What Locust's tables show of a call without an answer."""
+
+
+_errors = ErrorTexts()
 
 
 class AzureOpenAIUser(User):
@@ -135,7 +139,16 @@ def observe(
     """One call, on record. Raises `StopUser` where the record cannot be kept, and what interrupted the call."""
     load = running()
     seq = note(load, target, ask, scheduled)
-    call = client.observe(target, ask.prompt, stream=ask.stream, traffic=ask.traffic, scheduled=scheduled)
+    about: Any = {"stream": ask.stream, "traffic": ask.traffic, "scheduled": scheduled}
+    began = time.time_ns(), time.perf_counter_ns()
+    try:
+        call = client.observe(target, ask.prompt, **about)
+    except Exception as bug:
+        # Nothing else may be lost for it: neither the call nor the run.
+        session.met_bug(bug)
+        # Half a reply may be waiting there.
+        client.close()
+        call = broken(target, ask.prompt, **about, began=began, error=bug)
     load.ledger.settle(reservation, call.status_code, call.input_tokens, call.output_tokens, call.cached_tokens)
     keep(environment, load, call, seq)
     session.watch(load, call)
@@ -151,7 +164,7 @@ def note(load: Load, target: Target, ask: Ask, scheduled: float | None, *, appli
     try:
         return load.note(target, ask, scheduled, application=application)
     except JournalError as error:
-        session.fail(error)
+        session.fail(str(error))
         raise StopUser from None
 
 
@@ -160,7 +173,7 @@ def keep(environment: Environment, load: Load, call: ObservedCall, seq: int | No
     try:
         load.append(call, seq)
     except JournalError as error:
-        session.fail(error)
+        session.fail(str(error))
         raise StopUser from None
     count(environment, call)
 
@@ -181,11 +194,8 @@ def count(environment: Environment, call: ObservedCall) -> None:
         entries[(name, "TTFT")].log(call.time_to_first_token * 1000, 0)
 
 
-def row_name(target: str, stream: bool) -> str:
-    """Of Locust's tables, which end up on a terminal, in a page and in CSV files."""
-    return csv_safe(printable(f"{target} {'stream' if stream else 'whole'}"))
-
-
 def _what(call: ObservedCall) -> str:
-    parts = [call.outcome, call.throttle_kind, call.status_code and str(call.status_code)]
-    return " ".join(part for part in parts if part)
+    """With the service's own word for it, where it has one."""
+    status = None if call.status_code is None else str(call.status_code)
+    code = call.error_type if call.outcome == "internal" or (status and call.error_type != status) else None
+    return _errors.text(call.outcome, call.throttle_kind, status, normalised(code or ""))

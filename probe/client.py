@@ -131,6 +131,27 @@ def dropped(
     )
 
 
+def broken(
+    target: Target,
+    prompt: Prompt,
+    *,
+    stream: bool,
+    traffic: str | None,
+    scheduled: float | None,
+    began: tuple[int, Stamp],
+    error: Exception,
+) -> ObservedCall:
+    """The record of a call in which `observe` raised, which is a bug of ours. `began`: when by both clocks."""
+    return ObservedCall(
+        **about_call(target, prompt, streams(target, stream), traffic, scheduled),
+        start_time_unix_nano=began[0],
+        outcome="internal",
+        error_type=type(error).__name__,
+        error_message=scrubbed(str(error))[:200] or None,
+        duration=(time.perf_counter_ns() - began[1]) / 1e9,
+    )
+
+
 def about_call(
     target: Target, prompt: Prompt, stream: bool, traffic: str | None, scheduled: float | None
 ) -> dict[str, Any]:

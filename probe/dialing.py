@@ -31,6 +31,7 @@ import httptools
 import msgspec
 
 from probe.channel import Address, Channel, SecureChannel, Socket, begin_connect
+from probe.descriptors import none_left
 from probe.errors import TransportError
 from probe.hosts import is_forbidden
 from probe.secrecy import remember
@@ -75,6 +76,11 @@ def dial(
         return _secure(connection, host, tls, stamps, limit, waiting, dialed)
     except TimeoutError:
         raise TransportError("timeout_connect", f"no connection in {seconds:g} s") from None
+    except OSError as error:
+        reason = none_left(error)
+        if reason is None:
+            raise
+        raise TransportError("descriptors", reason) from None
 
 
 def _way_to(host: str, port: int, tls: bool, stamps: bool, limit: Stamp, waiting: Waiting, dialed: Dialed) -> Socket:
@@ -210,6 +216,8 @@ def _connect(host: str, port: int, stamps: bool, limit: Stamp, waiting: Waiting,
         try:
             connection = _connect_to(address, stamps, share, waiting)
         except OSError as error:
+            if none_left(error):
+                raise
             failure = error
             continue
         dialed.connect = (time.perf_counter_ns() - began) / 1e9

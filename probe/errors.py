@@ -5,6 +5,7 @@ from typing import Literal
 ErrorKind = Literal[
     "dns",
     "connect",
+    "descriptors",
     "stale",
     "tls",
     "proxy",

@@ -34,6 +34,7 @@ import msgspec
 
 from probe import application, record, trace
 from probe.application import ApplicationCall
+from probe.descriptors import none_left
 from probe.lines import SealedFile, unseal
 from probe.record import SEMCONV_VERSION, ObservedCall
 
@@ -84,7 +85,7 @@ def start_run(results: Path, scenario: str, about: Mapping[str, Any], lead: floa
     try:
         folder.mkdir(parents=True, mode=0o700)
     except OSError as error:
-        raise JournalError(f"cannot make the run's folder {folder}: {error.strerror}") from None
+        raise JournalError(f"cannot make the run's folder {folder}: {_reason(error)}") from None
     run = Run(id=run_id, folder=str(folder), wall_ns=wall_ns)
     described = {
         "run_id": run_id,
@@ -135,7 +136,7 @@ def write_whole(path: Path, text: str) -> None:
         draft.replace(path)
     except OSError as error:
         draft.unlink(missing_ok=True)
-        raise JournalError(f"cannot write {path}: {error.strerror}") from None
+        raise JournalError(f"cannot write {path}: {_reason(error)}") from None
 
 
 class Journal:
@@ -354,7 +355,11 @@ def _own(folder: Path) -> Path:
 
 
 def _cannot(what: str, path: Path, error: OSError) -> JournalError:
-    return JournalError(f"cannot {what} {path}: {error.strerror} ({_free(path.parent)})")
+    return JournalError(f"cannot {what} {path}: {_reason(error)} ({_free(path.parent)})")
+
+
+def _reason(error: OSError) -> str:
+    return none_left(error) or error.strerror or str(error)
 
 
 def _free(folder: Path) -> str:

@@ -25,6 +25,8 @@ _RETRY_TEXT = re.compile(r"retry after (\d+) (milli)?second", re.IGNORECASE)
 _TRANSPORT: Mapping[ErrorKind, Outcome] = {
     "dns": "dns",
     "connect": "connect",
+    # Our own side's doing, as the error's type says.
+    "descriptors": "internal",
     "stale": "connect",
     "tls": "tls",
     "proxy": "proxy",

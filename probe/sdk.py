@@ -22,6 +22,7 @@ import openai
 
 from probe.application import BUDGET_STOP, CANCELLED, DROPPED, ApplicationCall, Attempt
 from probe.client import about_call, text_headers
+from probe.descriptors import none_left
 from probe.dialing import tls_context
 from probe.headers import retry_after
 from probe.prompts import Prompt
@@ -34,6 +35,7 @@ from probe.target import V1, Surface, Target
 # It has set a level of its own by now.
 quiet_libraries()
 
+DESCRIPTORS = "descriptors"
 _CONNECT_SECONDS = 5.0
 # Requests that the SDK makes of one call by itself, at most.
 TRIES = 1 + openai.DEFAULT_MAX_RETRIES
@@ -86,6 +88,8 @@ class SDKClient:
         self.interrupt: BaseException | None = None
         # What `token` gave last.
         self.bearer: str | None = None
+        # Why an attempt could not even begin, for want of descriptors here.
+        self.none_left: str | None = None
 
     def observe(
         self,
@@ -117,6 +121,8 @@ class SDKClient:
         # Anything that the SDK raises is what an application would have got.
         except _BudgetStop:
             error_type = BUDGET_STOP
+        except _NoneLeft as error:
+            error_type, self.none_left = DESCRIPTORS, str(error)
         except BaseException as error:
             error_type = type(error).__name__
             offered = offered or (error if self._raw and isinstance(error, openai.APIStatusError) else None)
@@ -264,6 +270,10 @@ class _BudgetStop(BaseException):
     """No `Exception`: the SDK would try again."""
 
 
+class _NoneLeft(BaseException):
+    """Of descriptors on this machine; the SDK would try again, and the service has no part in it."""
+
+
 class _Witness(openai.DefaultHttpxClient):
     """The SDK's HTTP client; `attempts` are the requests of the call that is on, or of the last one."""
 
@@ -282,7 +292,10 @@ class _Witness(openai.DefaultHttpxClient):
         except BaseException as error:
             attempt.error = type(error).__name__ if isinstance(error, Exception) else CANCELLED
             attempt.ended = perf_counter_ns()
-            raise
+            if (reason := none_left(error)) is None:
+                raise
+            attempt.error = DESCRIPTORS
+            raise _NoneLeft(reason) from None
         if response.is_closed or response.status_code >= 400:
             attempt.ended = perf_counter_ns()
         return response
