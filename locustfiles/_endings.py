@@ -8,8 +8,8 @@ Workers.  A master learns after 3 s of silence that a worker is gone, logs it an
           it is in `run.json`, and the exit code is `EXIT_LOST`.
 Silence.  A worker whose master is gone goes on for 60 s of the wall clock, which may be set meanwhile. Here it stops
           after `SILENCE_SECONDS` of the monotonic clock, and at once where its master was its parent.
-Joining.  A worker asks for its master for five minutes, also where the master was its parent and has gone meanwhile,
-          and a master waits without end for a worker that died before it came. Here neither outlives the other.
+Joining.  A worker asks for its master for five minutes, also where the master was its parent and has gone meanwhile.
+          Here it goes with its parent.
 Children. The parent that `--processes` makes asks once for each child, without waiting, whether it has ended, and then
           forgets it. In a container the first process takes all others with it, so here it waits for them.
 """
@@ -157,9 +157,6 @@ class Workers:
                 elif self._pids.get(client_id) in dead:
                     # Its last word may be among what has not been read yet.
                     gevent.spawn_later(_READ_SECONDS, self._lose, client_id)
-            if self._quitting is None:
-                for pid in dead - set(self._pids.values()):
-                    self._on_lost(f"process {pid}")
 
     def _lose(self, client_id: str) -> None:
         name = self._names[client_id]

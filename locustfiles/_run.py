@@ -496,9 +496,6 @@ class Session:
             self.fail(str(error))
 
     def _take_lost(self, name: str) -> None:
-        options: Any = self.environment.parsed_options
-        if self.load is None and self._ending is None and options.headless:
-            self._refuse(f"the worker {name} ended before the run began; the lines above may say why", EXIT_LOST)
         say(f"the worker {name} is gone without having ended; its part of the load is missing from here on")
         self._end_with(EXIT_LOST)
         assert self._workers is not None and self.environment.runner is not None

@@ -15,7 +15,7 @@ _LONGEST = 80
 _GUID = re.compile(r"[0-9a-fA-F]{8}-?(?:[0-9a-fA-F]{4}-?){3}[0-9a-fA-F]{12}")
 # Request ids and keys: long runs of letters and digits with both among them.
 _ID = re.compile(r"\b(?=[A-Za-z_-]*[0-9])(?=[0-9_-]*[A-Za-z])[A-Za-z0-9_-]{16,}\b")
-_HEX = re.compile(r"\b(?:0x[0-9a-fA-F]+|(?=[a-f]*[0-9])[0-9a-fA-F]{8,})\b")
+_HEX = re.compile(r"\b(?:0x[0-9a-fA-F]+|(?=[0-9]*[a-fA-F])(?=[a-fA-F]*[0-9])[0-9a-fA-F]{8,})\b")
 _NUMBER = re.compile(r"[0-9]+(?:[.,:][0-9]+)*")
 
 

@@ -13,7 +13,7 @@ from probe.prompts import Prompt
 from probe.reading import Reading
 from probe.record import Headers, ObservedCall
 from probe.request import TokenProvider, build_request, streams
-from probe.secrecy import kept, kept_text
+from probe.secrecy import kept, kept_text, scrubbed
 from probe.stamps import Stamp
 from probe.target import Target
 from probe.transport import Connection, Exchange, Header, Timeouts
