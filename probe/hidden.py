@@ -11,7 +11,7 @@ import click
 import msgspec
 from rich.console import Console
 
-from probe.advice import EXIT_BROKEN, EXIT_OK
+from probe.advice import EXIT_BROKEN, EXIT_OK, EXIT_REFUSED, EXIT_THROTTLED, EXIT_UNREACHABLE
 from probe.application import ApplicationCall, Attempt
 from probe.calling import agree, choose, patience, targets
 from probe.escaping import json_printable
@@ -39,7 +39,18 @@ def look(settings: Settings) -> int:
             _out(settings, calls[-1], client.given)
             if client.interrupt is not None:
                 raise client.interrupt
-    return EXIT_OK if all(call.succeeded for call in calls) else EXIT_BROKEN
+    return max(map(_exit_code, calls))
+
+
+def _exit_code(call: ApplicationCall) -> int:
+    """As a look at the wire would end, by the status that the application was told of."""
+    if call.succeeded:
+        return EXIT_OK
+    if call.status_code is None:
+        return EXIT_UNREACHABLE
+    if call.status_code == 429:
+        return EXIT_THROTTLED
+    return EXIT_REFUSED if 400 <= call.status_code < 500 else EXIT_BROKEN
 
 
 def _out(settings: Settings, call: ApplicationCall, given: Given | None) -> None:

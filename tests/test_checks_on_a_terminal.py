@@ -19,6 +19,7 @@ ANSWER = reply(b'{"error":{"code":"401","message":"\x1b[2J no"}}', "401 Permissi
     [
         (("doctor",), "because of credential", 4),
         (("access",), "every made-up credential is refused", 0),
+        (("--sdk",), "retries_taken", 4),
         (("open", "call.har"), "249993", 0),
         (("correlate", "00000000-0000-4000-8000-00000000dead", "--logs", "."), "no record of", 7),
     ],
@@ -34,5 +35,6 @@ def test_it_fits_the_terminal_and_is_coloured_unless_told_otherwise(
             assert terminal.wait_for_end(30) == code, terminal.shown
             screen = " ".join(" ".join(terminal.lines).split())
             assert ends_in in screen and "Traceback" not in screen
-            assert terminal.coloured is (colour and command[0] != "correlate")
+            # These two have nothing that a colour would tell.
+            assert terminal.coloured is (colour and command[0] not in ("correlate", "--sdk"))
             assert terminal.widest <= columns

@@ -35,5 +35,5 @@ def test_as_json_it_is_what_the_sdk_gives_and_every_try() -> None:
 def test_what_the_sdk_raises_is_named() -> None:
     with serving(sends(reply(BUSY, "401 PermissionDenied"))) as server:
         done = run("probe", "--sdk", "--no-stream", settings=settings_of(server.url))
-    assert done.returncode == 5 and "the exception" in done.stdout and "AuthenticationError" in done.stdout
+    assert done.returncode == 4 and "the exception" in done.stdout and "AuthenticationError" in done.stdout
     assert "nothing: one try" in done.stdout and "Traceback" not in done.stderr
