@@ -3,9 +3,11 @@
 A moment is a random time after the run's first call, from a seed, so that a failure can be met again.
 """
 
+import math
 import os
 import random
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -60,6 +62,23 @@ ENDINGS: dict[Ending, tuple[str | None, int]] = {
 }
 
 
+def begun(
+    start: Start, run_time: str, settings: dict[str, str], simulated: Simulated, folder: Path
+) -> tuple[subprocess.Popen[str], int]:
+    """A run whose first calls were served, and how many calls the ledger had before it. Where a fault hits the check of
+    the target there is no run, and another try."""
+    while True:
+        before = len(simulated.ledger())
+        process = start(
+            "locust", "--headless", "--processes", "2", "-t", run_time, "--loglevel", "WARNING", settings=settings
+        )
+        while process.poll() is None and len(simulated.ledger()) < before + 2:
+            time.sleep(0.02)
+        if process.poll() is None:
+            return process, before
+        assert not any(folder.glob("*/run.json")), process.communicate()
+
+
 def ended_at(moment: float, ending: Ending, start: Start, simulated: Simulated, folder: Path) -> None:
     target = simulated.target("eastus2")
     settings = settings_of(
@@ -70,14 +89,9 @@ def ended_at(moment: float, ending: Ending, start: Start, simulated: Simulated, 
         HEADROOM_CALL_TIMEOUT="1",
         HEADROOM_PAUSE="0",
     )
-    before = len(simulated.ledger())
-    run_time = f"{1 + moment:.0f}s" if ending is kill_worker else "60s"
-    process = start(
-        "locust", "--headless", "--processes", "2", "-t", run_time, "--loglevel", "WARNING", settings=settings
-    )
-    while len(simulated.ledger()) < before + 2:
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
+    # Long enough that a worker is killed before it has ended by itself.
+    run_time = f"{math.ceil(moment) + 2}s" if ending is kill_worker else "60s"
+    process, before = begun(start, run_time, settings, simulated, folder)
     time.sleep(moment)
     ending(psutil.Process(process.pid))
     # Until master and workers are gone: all of them hold the other end.
