@@ -34,6 +34,9 @@ ANSWERED = ("ok", "ok_length", "filtered_output")
 CANCELLED = ("cancelled_user", "cancelled_deadline", "orphaned")
 # A record with every header a server may send; DuckDB's own limit is lower.
 _LARGEST_LINE = 256 * 1024 * 1024
+# Of what is large in a record, about so many calls are enough for a distribution.
+SAMPLE = 20_000
+_USUAL_LINE = 2_000
 
 _SQL_TYPES = {str: "VARCHAR", int: "BIGINT", float: "DOUBLE", bool: "BOOLEAN", LatencyCheckpoint: "JSON"}
 _FIELDS = msgspec.structs.fields(ObservedCall)
@@ -95,9 +98,32 @@ class Target(msgspec.Struct, frozen=True):
     tls_verified: bool | None = None
 
 
+class Judgement(msgspec.Struct, frozen=True):
+    """Of an objective such as `ttft_p95<1.5s`: `value` in seconds or as a share, over `n` calls; None where it cannot
+    be said, and `why`."""
+
+    objective: str
+    held: bool
+    n: int = 0
+    value: float | None = None
+    why: str | None = None
+
+
+class Spoken(msgspec.Struct, frozen=True):
+    """What the run said of itself at its end, and the command to run next."""
+
+    text: str | None = None
+    next: str | None = None
+
+
 class Ended(msgspec.Struct, frozen=True):
+    """`knee` has an object a target, as the scenario wrote it."""
+
     how: str | None = None
     why: str | None = None
+    slo: tuple[Judgement, ...] = ()
+    knee: tuple[dict[str, Any], ...] = ()
+    verdict: Spoken | None = None
 
 
 class Asked(msgspec.Struct, frozen=True):
@@ -141,14 +167,18 @@ class Run(NamedTuple):
         return 0.0 if ends.empty else float(ends.max())
 
 
-def read_run(folder: Path, headers: Iterable[str] = (), columns: Iterable[str] = COLUMNS) -> Run:
+def read_run(
+    folder: Path, headers: Iterable[str] = (), columns: Iterable[str] = COLUMNS, sampled: Iterable[str] = ()
+) -> Run:
     """`headers` (names in lower case) become columns of their own: each as last sent, as text. Of `columns` only those
-    asked for, and `ALWAYS`, take time and memory. Raises `RunError`."""
+    asked for, and `ALWAYS`, take time and memory. `sampled` are fields of the record, such as `event_times`, that some
+    `SAMPLE` calls drawn at random have a value of. Raises `RunError`."""
     about = read_about(folder)
     wanted = {*ALWAYS, *columns}
     try:
         with duckdb.connect() as database:
-            _load(database, folder, wanted, {name: last_sent(name) for name in headers})
+            of_some = _of_some(folder, sampled)
+            _load(database, folder, wanted, {name: last_sent(name) for name in headers} | of_some)
             table, skipped = (
                 frame(database, "records", "start_time_unix_nano"),
                 _count(database, "lines") - _count(database, "records"),
@@ -247,6 +277,15 @@ def _load(database: duckdb.DuckDBPyConnection, folder: Path, wanted: Iterable[st
         f"CREATE TABLE lines AS SELECT coalesce({IS_RECORD}, false) AS is_record, {names} FROM {lines(folder)}"
     )
     database.execute("CREATE VIEW records AS SELECT * EXCLUDE (is_record) FROM lines WHERE is_record")
+
+
+def _of_some(folder: Path, names: Iterable[str]) -> dict[str, str]:
+    """One call in so many, by the size of the journal."""
+    size = sum(file.stat().st_size for file in folder.glob("calls-*.jsonl"))
+    one_in = max(1, size // (SAMPLE * _USUAL_LINE))
+    encoded = {field.name: field.encode_name for field in _FIELDS}
+    drawn = f'hash(start_time_unix_nano, "probe.seq") % {one_in} = 0'
+    return {name: f'CASE WHEN {drawn} THEN "{encoded[name]}" END' for name in names}
 
 
 def _no_lines(columns: Mapping[str, str]) -> str:

@@ -290,6 +290,13 @@ def test_headers_of_another_shape_do_not_stop_a_report(tmp_path: Path) -> None:
     assert report(folder)["throttling"][0]["retry_after_p50"] is None
 
 
+def test_what_is_large_in_a_record_is_there_of_a_sample(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, [call(n / 10, event_times=(100_000, 110_000 + n)) for n in range(50)])
+    calls = read_run(folder, sampled=["event_times"]).calls
+    assert [list(times) for times in calls["event_times"]] == [[100_000, 110_000 + n] for n in range(50)]
+    assert "event_times" not in read_run(folder).calls
+
+
 def test_several_processes_make_one_run(tmp_path: Path) -> None:
     folder = write_run(tmp_path, [call(0), call(2)])
     other = write_run(tmp_path, [call(1)])
