@@ -1,6 +1,8 @@
 """The options of a run, each as a flag of Locust's and as an environment variable."""
 
 import os
+import socket
+import sys
 from argparse import SUPPRESS, Action, ArgumentParser
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -155,7 +157,34 @@ def find(options: Options) -> dict[str, Target]:
     return configured({**os.environ, **said}, verified=options.tls_verified)
 
 
-def add_trust_options(parser: "LocustArgumentParser") -> None:
+def add_options(parser: "LocustArgumentParser") -> None:
+    for flag, variable, default, meaning in OPTIONS:
+        alone = {"nargs": "?", "const": "1"} if flag in SWITCHES else {}
+        if flag in REPEATED:
+            parser.add_argument(flag, env_var=variable, action="append", help=meaning, include_in_web_ui=False)
+        else:
+            parser.add_argument(flag, env_var=variable, default=default, help=meaning, **alone)
+    _add_trust_options(parser)
+    if _is_alone(sys.argv[1:]):
+        port = _free_port()
+        parser.set_defaults(master_bind_port=port, master_port=port)
+
+
+def _is_alone(arguments: list[str]) -> bool:
+    """Whether master and workers are this command's own. On Locust's one port for all of them, workers of two runs on
+    a machine would find each other's masters."""
+    named = ("--master", "--worker")
+    forks = "LOCUST_PROCESSES" in os.environ or any(one.startswith("--processes") for one in arguments)
+    return forks and not any(one.startswith(named) for one in arguments)
+
+
+def _free_port() -> int:
+    with socket.socket() as probing:
+        probing.bind(("127.0.0.1", 0))
+        return int(probing.getsockname()[1])
+
+
+def _add_trust_options(parser: "LocustArgumentParser") -> None:
     """What only a command line may say, what it must not say, and where Locust listens unless told otherwise."""
     parser.set_defaults(web_host="127.0.0.1", master_bind_host="127.0.0.1")
     parser.add_argument(

@@ -1,22 +1,16 @@
 """How a run begins and ends in Locust, in whichever process.
 
-The process that starts runs (Locust alone, or its master) reads the settings, starts the simulator where no endpoint is
-configured, checks every target with one small call, and makes the run's folder. Workers are told the run's id, its
-folder and the simulator's targets, but no key of a real one: each reads its own settings.
-
-Whatever is wrong with a setting or a target ends in one line and an exit code (`probe.advice`) before there is a run.
-A call that fails later is an observation and changes no exit code.
+The process that starts runs (Locust alone, or its master) makes the run's folder when all is well (`_preflight`).
+Workers are told the run's id, its folder and the simulator's targets, but no key of a real one: each reads its own
+settings. A call that fails is an observation and changes no exit code.
 """
 
 import logging
 import os
 import signal
-import socket
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any, NoReturn
@@ -25,29 +19,24 @@ import gevent
 import msgspec
 from gevent import GreenletExit
 from gevent.event import Event
-from gevent.select import select
 from locust import events
-from locust.argument_parser import LocustArgumentParser
 from locust.env import Environment
 from locust.runners import STATE_CLEANUP, STATE_RUNNING, STATE_STOPPED, MasterRunner, WorkerRunner
-from locust.stats import StatsEntry
 
-from locustfiles._arrivals import Share, read_schedule
+from locustfiles._arrivals import Share
 from locustfiles._endings import Worker, Workers, leave_by_itself, leave_with_parent
-from locustfiles._load import PREFLIGHT, Load
+from locustfiles._load import Load
 from locustfiles._options import (
-    OPTIONS,
-    REPEATED,
-    SWITCHES,
     Options,
-    add_trust_options,
+    add_options,
     check_listening,
     choose,
     find,
     read_options,
 )
-from locustfiles._plan import check_end, plan
+from locustfiles._preflight import Preflight, RefusedError
 from locustfiles._slo import Judgement, Values, lines
+from locustfiles._told import closing_lines, counts, plan_line, progress_line, say, too_tainted
 from probe.advice import (
     EXIT_CAPPED,
     EXIT_DISK,
@@ -61,31 +50,23 @@ from probe.advice import (
     EXIT_SETTINGS,
     EXIT_TERMINATED,
     EXIT_THROTTLED,
-    advice,
-    exit_code,
 )
 from probe.application import ApplicationCall
-from probe.client import Client
 from probe.escaping import printable
 from probe.headers import retry_after
-from probe.hosts import UNVERIFIED, red
-from probe.identity import sign_in, token_provider
-from probe.journal import JournalError, Run, add_to_run, check_results, end_run, start_run
+from probe.identity import token_provider
+from probe.journal import JournalError, Run, add_to_run, end_run, start_run
 from probe.outcome import DAY_QUOTA_SECONDS
-from probe.prices import Price, read_prices
-from probe.prompts import numbered
-from probe.record import NOT_SENT, ObservedCall
+from probe.prices import Price
+from probe.record import ObservedCall
 from probe.secrecy import guard
-from probe.simulated import Simulator, simulated_targets
-from probe.spending import Caps, Ledger, Spent, ask_to_send, is_remote, most_tokens, price_of
+from probe.simulated import simulated_targets
+from probe.spending import Caps, Ledger, Spent
 from probe.target import SettingsError, Target
-from probe.traces import read_trace
 
 # The open model's clock starts a little after the run is set up, so that its first calls are not late.
 LEAD_SECONDS = 0.5
 PROGRESS_SECONDS = 2.0
-# What the SDK does by itself.
-DEFAULT_RETRIES = 2
 # How often the journal and the clocks are looked after.
 TEND_SECONDS = 1.0
 _ARRIVALS_ENDED = "headroom_arrivals_ended"
@@ -93,7 +74,6 @@ _TALLY = "headroom_tally"
 _SPENT = "headroom_spent"
 _STOP = "headroom_stop"
 _FAILED = "headroom_failed"
-_DROPS = tuple(f"Error('{outcome}')" for outcome in NOT_SENT)
 
 
 class Session:
@@ -106,14 +86,12 @@ class Session:
         self.options: Options
         self.targets: list[Target] = []
         self.load: Load | None = None
-        self._simulator: Simulator | None = None
-        self._checks: list[ObservedCall] = []
+        self._preflight = Preflight()
         self._how = "completed"
         self._why: str | None = None
         self._stopping = False
-        # What the checks of the targets spent, and what a token of each costs.
-        self._checked = self._checked_in_run = Spent()
-        self._prices: dict[str, Price] = {}
+        # What the checks spent before the run that is on.
+        self._checked_in_run = Spent()
         # The cap that each process has reached.
         self._spent: dict[str, str] = {}
         self._code: int | None = None
@@ -158,19 +136,10 @@ class Session:
         for line in check_listening(environment.parsed_options):
             say(line)
         try:
-            self.options = read_options(environment.parsed_options)
-            if self.options.trace is not None:
-                read_trace(Path(self.options.trace), self.options.trace_seconds)
-            if self.options.schedule is not None:
-                read_schedule(Path(self.options.schedule))
-            check_results(Path(self.options.results))
-            self.targets = choose(self._find_targets(), self.options.targets)
-            self._ask()
-            self._check()
-        except SettingsError as error:
-            self._refuse(str(error), EXIT_SETTINGS)
-        except JournalError as error:
-            self._refuse(str(error), EXIT_DISK)
+            self._preflight.check(environment.parsed_options, tries_again=self.tries_again)
+        except RefusedError as refused:
+            self._refuse(refused.message, refused.code)
+        self.options, self.targets = self._preflight.options, self._preflight.targets
 
     def begin(self) -> None:
         if isinstance(self.environment.runner, WorkerRunner):
@@ -178,33 +147,34 @@ class Session:
             return
         self._how, self._why, self._stopping = "completed", None, False
         self._spent.clear()
-        caps, self._checked_in_run = self.options.caps.less(self._checked), self._checked
+        checks = self._preflight
+        caps, self._checked_in_run = self.options.caps.less(checks.spent), checks.spent
         lead = LEAD_SECONDS if self.options.is_open else 0.0
         try:
             run = start_run(Path(self.options.results), self.scenario, self._about(), lead)
-            self.load = Load(run, self.options, self.targets, Share(0, 1), Ledger(caps, self._prices))
+            self.load = Load(run, self.options, self.targets, Share(0, 1), Ledger(caps, checks.prices))
             self._processes = []
             self._take_joined(self.load.journal.worker_id)
-            for call in self._checks:
+            for call in checks.calls:
                 self.load.append(call)
         except JournalError as error:
             self.fail(str(error))
             return
-        self._checks, self._checked = [], Spent()
+        checks.calls, checks.spent = [], Spent()
         self._workers_done.clear()
         self._workers_tally.clear()
         self._workers_values = Values()
         if self._workers is not None:
             self._workers.begin()
-        simulated = None if self._simulator is None else self._simulator.public()
+        simulated = None if checks.simulator is None else checks.simulator.public()
         told: Any = self.environment.parsed_options
         told.headroom_run = {
             "run": msgspec.to_builtins(run),
             "simulated": simulated,
             "caps": self._caps_of_workers(caps),
-            "prices": msgspec.to_builtins(self._prices),
+            "prices": msgspec.to_builtins(checks.prices),
         }
-        say(f"run {run.folder}: {self._plan()}")
+        say(f"run {run.folder}: {plan_line(self.options, self.targets)}")
         gevent.spawn(self._progress, self.load)
         gevent.spawn(self._tend, self.load)
 
@@ -327,9 +297,9 @@ class Session:
             self._workers.await_children()
         told = self.environment.process_exit_code
         self._code = code if told is None else told
-        if self._simulator is not None:
-            self._simulator.stop()
-            self._simulator = None
+        if self._preflight.simulator is not None:
+            self._preflight.simulator.stop()
+            self._preflight.simulator = None
 
     def fail(self, why: str, code: int = EXIT_DISK) -> None:
         """The run cannot go on, above all where the journal cannot be written: says so once, and stops the traffic."""
@@ -432,24 +402,6 @@ class Session:
         options: Any = self.environment.parsed_options
         return float(options.run_time) if options.run_time else None
 
-    def _ask(self) -> None:
-        """Where calls may cost something: says what is to be sent, and asks. Raises `SettingsError`."""
-        options = self.options
-        for target in self.targets if options.caps.any() else []:
-            most_tokens(target, numbered(0, 16, 16))
-        read_prices(options.prices_file)
-        if options.plan == "auto" and not is_remote(self.targets):
-            return
-        users: Any = self.environment.parsed_options
-        check_end(options, self._seconds())
-        attempts = 1 + (DEFAULT_RETRIES if options.sdk_retries is None else options.sdk_retries) * self.tries_again
-        say("this run would send:")
-        for line in plan(options, self.targets, int(users.num_users or 1), self._seconds(), attempts):
-            say(line)
-        if options.plan == "only":
-            self._refuse("nothing was sent: --plan only", EXIT_OK)
-        ask_to_send(options.yes, lambda descriptor: select([descriptor], [], []))
-
     def refused(self, target: Target, bearer: str | None) -> None:
         """A call was answered with 401. A key stays as bad as it is; a token is replaced, once."""
         why = "its key is refused (401)"
@@ -521,47 +473,6 @@ class Session:
         self._end_with(EXIT_LOST)
         worker.drain()
 
-    def _find_targets(self) -> dict[str, Target]:
-        found = find(self.options)
-        if not self.options.tls_verified:
-            self._check_flag()
-            # Colour of our own, which `say` would show as escapes.
-            print(red(f"headroom: {UNVERIFIED}"), file=sys.stderr, flush=True)
-        if found:
-            return found
-        say("no endpoint configured: starting the simulator (set AZURE_OPENAI_ENDPOINT to call a real one)")
-        began = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-        self._simulator = Simulator(Path(self.options.results) / "simulator" / f"{began}-{os.getpid()}")
-        return self._simulator.targets
-
-    def _check(self) -> None:
-        """One small call a target. It is journalled with the run, as `preflight`."""
-        prices, prompt = read_prices(self.options.prices_file), numbered(0, 16, 16)
-        self._prices = {target.name: price_of(target, prices)[0] for target in self.targets}
-        ledger = Ledger(self.options.caps, self._prices)
-        client = Client(timeouts=self.options.timeouts, token=sign_in(self.targets))
-        for target in self.targets:
-            reservation = ledger.reserve(target, prompt)
-            if reservation is None:
-                self._refuse(f"{ledger.reached} leaves no room for the check of each target", EXIT_SETTINGS)
-            call = client.observe(target, prompt, stream=False, traffic=PREFLIGHT)
-            ledger.settle(reservation, call.status_code, call.input_tokens, call.output_tokens, call.cached_tokens)
-            self._checks.append(call)
-            code = exit_code(call)
-            passes = code in (EXIT_OK, EXIT_THROTTLED) or call.outcome == "server_error"
-            if not passes or call.throttle_kind == "quota_day":
-                self._refuse(advice(call, target) or "", code)
-            self._prices[target.name], known = price_of(target, prices, call.response_model)
-            if self.options.caps.cost is not None and not known:
-                model = printable(call.response_model or target.deployment)
-                say(f"no price is known for {model}: for --max-cost it is taken to cost the dearest that is")
-        self._checked = ledger.spent
-        client.close()
-
-    def _check_flag(self) -> None:
-        if not any(argument.startswith("--insecure") for argument in sys.argv):
-            raise SettingsError("insecure-skip-verify stands in a file; only a command line can say it")
-
     def _refuse(self, message: str, code: int) -> NoReturn:
         say(message)
         if self._workers is not None:
@@ -576,22 +487,10 @@ class Session:
             "options": msgspec.to_builtins(self.options),
             "targets": [target.public() for target in self.targets],
         }
-        if self._simulator is not None:
+        if self._preflight.simulator is not None:
             # As seen from a run's folder, so that the results can be moved as a whole.
-            about["logs"] = [os.path.relpath(self._simulator.logs, Path(self.options.results) / "run")]
+            about["logs"] = [os.path.relpath(self._preflight.simulator.logs, Path(self.options.results) / "run")]
         return about
-
-    def _plan(self) -> str:
-        options = self.options
-        arrivals = {
-            "closed": "each user calls again when its call has ended (closed model: queueing not measured)",
-            "poisson": f"{options.rate or 0:g} calls a second at random (open model)",
-            "constant": f"{options.rate or 0:g} calls a second, evenly spaced (open model)",
-            "schedule": f"calls when {options.schedule} says (open model)",
-            "trace": f"{options.trace} at {options.trace_speed:g} times its speed (open model)",
-        }[options.arrivals]
-        names = ", ".join(f"{target.name} ({target.gateway})" for target in self.targets)
-        return f"{arrivals}; {options.streaming:.0%} streaming; to {names}"
 
     def _progress(self, load: Load) -> None:
         began = time.perf_counter()
@@ -643,63 +542,8 @@ class Session:
         gevent.spawn(runner.quit if options.headless else runner.stop)
 
 
-def say(message: str) -> None:
-    # The terminal may be gone, and what is to be done then is not to fail.
-    with suppress(OSError):
-        print(f"headroom: {printable(message)}", file=sys.stderr, flush=True)
-
-
-def progress_line(environment: Environment, seconds: float) -> str:
-    total = environment.stats.total
-    first_token = StatsEntry(environment.stats, "first token", "TTFT")
-    for (_, kind), entry in list(environment.stats.entries.items()):
-        if kind == "TTFT":
-            first_token.extend(entry)
-    # Of a worker's errors there is only how Python shows them.
-    errors = [(str(error.error), error.occurrences) for error in environment.stats.errors.values()]
-    dropped = sum(times for text, times in errors if text in NOT_SENT or text.endswith(_DROPS))
-    ended, failed = total.num_requests - dropped, total.num_failures - dropped
-    line = f"{seconds:5.0f} s  {ended} calls ended, {failed} not answered"
-    if dropped:
-        line += f", {dropped} dropped"
-    if first_token.num_requests:
-        line += f", first token after {first_token.median_response_time:.0f} ms (median)"
-    return line
-
-
 def records(load: Load) -> Counter[str]:
     return Counter({kind: load.journal.counts[kind] for kind in ("calls", "applications")})
-
-
-def counts(tally: Counter[str], is_open: bool) -> dict[str, int]:
-    """What `run.json` says of a run's calls. `calls` are the journal's, with the checks before the run."""
-    sent = ("scheduled", "sent", "dropped") if is_open else ("sent",)
-    names = ("calls", *sent, "first_tokens", "tainted", "spent_tokens", "spent_microdollars")
-    seldom = tuple(name for name in ("applications", "internal") if tally[name])
-    return {name: tally[name] for name in (*names, *seldom)}
-
-
-def closing_lines(tally: Counter[str], options: Options) -> Iterator[str]:
-    """What the run can prove of itself."""
-    if options.is_open:
-        others = f"; {tally['applications']} the application's" if tally["applications"] else ""
-        yield f"{tally['scheduled']} calls were due: {tally['sent']} sent, {tally['dropped']} dropped{others}"
-    if tally["without_room"]:
-        yield f"dropped: {options.max_in_flight} calls were open in a process; --max-in-flight allows more"
-    if tally["internal"]:
-        yield f"{tally['internal']} calls came to nothing by this side's own fault (internal); see above"
-    if timed := tally["first_tokens"]:
-        share = tally["tainted"] / timed
-        yield f"{share:.1%} of {timed} first tokens may have been stamped late by this machine"
-        if too_tainted(tally, options):
-            yield (
-                f"no claim on time to first token: --max-tainted allows {options.max_tainted:.1%};"
-                " give the load more processes (--processes) or fewer calls"
-            )
-
-
-def too_tainted(tally: Counter[str], options: Options) -> bool:
-    return tally["tainted"] > options.max_tainted * tally["first_tokens"]
 
 
 session = Session()
@@ -715,33 +559,6 @@ def listen(scenario: str, *, tries_again: bool = False) -> None:
     events.test_start.add_listener(lambda **_: session.begin())
     events.test_stop.add_listener(lambda **_: session.end())
     events.quit.add_listener(lambda exit_code, **_: session.close(exit_code))
-
-
-def add_options(parser: LocustArgumentParser) -> None:
-    for flag, variable, default, meaning in OPTIONS:
-        alone = {"nargs": "?", "const": "1"} if flag in SWITCHES else {}
-        if flag in REPEATED:
-            parser.add_argument(flag, env_var=variable, action="append", help=meaning, include_in_web_ui=False)
-        else:
-            parser.add_argument(flag, env_var=variable, default=default, help=meaning, **alone)
-    add_trust_options(parser)
-    if _is_alone(sys.argv[1:]):
-        port = _free_port()
-        parser.set_defaults(master_bind_port=port, master_port=port)
-
-
-def _is_alone(arguments: list[str]) -> bool:
-    """Whether master and workers are this command's own. On Locust's one port for all of them, workers of two runs on
-    a machine would find each other's masters."""
-    named = ("--master", "--worker")
-    forks = "LOCUST_PROCESSES" in os.environ or any(one.startswith("--processes") for one in arguments)
-    return forks and not any(one.startswith(named) for one in arguments)
-
-
-def _free_port() -> int:
-    with socket.socket() as probing:
-        probing.bind(("127.0.0.1", 0))
-        return int(probing.getsockname()[1])
 
 
 def running() -> Load:
