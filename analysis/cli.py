@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Any
 import click
 
 from analysis.output import Output
-from probe.advice import EXIT_DISK, EXIT_EXPECTATION, EXIT_OK, EXIT_SETTINGS
+from probe.advice import EXIT_DISK, EXIT_EXPECTATION, EXIT_INTERRUPTED, EXIT_OK, EXIT_SETTINGS, EXIT_UNSENT
 from probe.journal import JournalError, write_whole
 
 if TYPE_CHECKING:
@@ -301,6 +301,50 @@ def redact(run: Path | None, copy: Path | None) -> None:
         left = f"left out: {made.left_out_files} other files, {made.left_out_lines} lines that are no records"
         print(f"analysis: {left}", file=sys.stderr)
     click.echo(_from_here(made.folder))
+
+
+@analysis.command()
+@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.option("--otlp", metavar="URL", help="an OpenTelemetry collector, as http://127.0.0.1:4318")
+@click.option("--eventhubs", metavar="NAMESPACE/HUB", help="an event hub, as contoso.servicebus.windows.net/calls")
+@click.option("--blobs", metavar="URL", help="a container, as https://contoso.blob.core.windows.net/runs")
+@click.option("--follow", is_flag=True, help="go on while the run is on")
+@click.option("--give-up", type=click.FloatRange(0), default=60.0, show_default=True, help="seconds, after its end")
+@click.option("--exit-with-stdin", is_flag=True, hidden=True)
+@click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", show_default=True)
+def send(
+    run: Path | None,
+    otlp: str | None,
+    eventhubs: str | None,
+    blobs: str | None,
+    follow: bool,
+    give_up: float,
+    exit_with_stdin: bool,
+    output: "Output",
+) -> None:
+    """Send the record of RUN (by default the newest) to where others are collected; exit code 75 where not all arrived.
+
+    To a collector: a span a call, and histograms. To an event hub: an event a call. To a container: the files as they
+    are. All of a run is sent, also where it was before: each call has its id, by which doubles can be left out.
+    """
+    from analysis.destinations import as_result, connect, end_of
+    from analysis.output import render
+    from analysis.runs import RunError, read_about
+    from analysis.sending import Sender
+    from probe.target import SettingsError
+
+    try:
+        (folder,) = _given((run,) if run else ())
+        destination = connect(otlp, eventhubs, blobs, folder, read_about(folder))
+        sent = Sender(folder, destination, end_of(folder, follow, exit_with_stdin), give_up).run()
+    except (RunError, SettingsError) as error:
+        _fail(str(error), EXIT_SETTINGS)
+    except OSError as error:
+        _fail(f"the run cannot be read: {error.strerror or error}", EXIT_DISK)
+    except KeyboardInterrupt:
+        _fail("stopped; not everything was sent", EXIT_INTERRUPTED)
+    click.echo(render(as_result(sent), output))
+    sys.exit(EXIT_OK if sent.is_whole else EXIT_UNSENT)
 
 
 def _given(runs: tuple[Path, ...]) -> tuple[Path, ...]:

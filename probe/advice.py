@@ -18,6 +18,8 @@ EXIT_FAILING = 9
 # A process of the run died, or met a bug of ours.
 EXIT_LOST = 70
 EXIT_DISK = 74
+# The record is whole here, and was not sent whole.
+EXIT_UNSENT = 75
 EXIT_HUNG_UP = 129
 EXIT_INTERRUPTED = 130
 EXIT_TERMINATED = 143

@@ -21,12 +21,13 @@ ROWS = (
     "probe/counting.py probe/dialing.py analysis/frames.py analysis/log_shapes.py analysis/ptu_models.py"
     " probe/spending.py locustfiles/_breaker.py locustfiles/_slo.py locustfiles/_tables.py",
     "probe/transport.py probe/journal.py probe/simulated.py probe/advice.py probe/render.py probe/assertions.py",
-    "probe/versus.py probe/outcome.py analysis/stats.py analysis/output.py analysis/runs.py analysis/logs.py",
+    "probe/versus.py probe/outcome.py analysis/stats.py analysis/output.py analysis/runs.py analysis/logs.py"
+    " analysis/following.py",
     "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py analysis/redact.py"
-    " analysis/signals.py analysis/verify.py analysis/replay.py analysis/export.py",
-    "probe/client.py probe/identity.py",
+    " analysis/signals.py analysis/verify.py analysis/replay.py analysis/export.py analysis/sending.py",
+    "probe/client.py probe/identity.py analysis/to_otlp.py",
     "analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py analysis/ptu.py"
-    " analysis/lost.py",
+    " analysis/lost.py analysis/destinations.py",
     "analysis/loads.py analysis/counted.py",
     "probe/asking.py probe/calling.py probe/listing.py probe/settings.py probe/offline.py probe/output.py probe/sdk.py"
     " locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py analysis/sizing.py analysis/gateway.py",
