@@ -4,7 +4,7 @@ Nothing is kept here but how far each file was taken. What a destination has not
 from there again, so that one that is down for an hour costs no memory.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -30,7 +30,7 @@ class Follower:
         self._patterns = tuple(patterns)
         self._taken: dict[str, int] = {}
 
-    def read(self, *, at_end: bool = False) -> Iterator[Chunk]:
+    def read(self, *, at_end: bool = False) -> Generator[Chunk]:
         """What has come since. A chunk is taken when the next one is asked for. `at_end` says that nothing more comes:
         then a line that is cut off is read too. Raises `OSError`."""
         for path in self._files():
