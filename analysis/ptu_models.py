@@ -5,8 +5,6 @@ begin at a minimum and go up in steps, by kind of deployment. (Documented; `ptu_
 """
 
 import math
-import re
-import tomllib
 from collections.abc import Iterator
 from datetime import date
 from functools import cache
@@ -15,13 +13,12 @@ from typing import Literal
 
 import msgspec
 
+from probe.dated import Dated, model_names, read_tables
 from probe.target import SettingsError
 
 Offer = Literal["global", "datazone", "regional"]
 
 _OURS = Path(__file__).with_name("ptu_models.toml")
-# A snapshot is dated in full or by month and day; Llama says what it was tuned for.
-_SNAPSHOT = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{4}|instruct)$")
 
 
 class _Worth(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -38,9 +35,7 @@ class _Worth(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError("every number has to be above 0")
 
 
-class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    as_of: date
-    source: str
+class _Table(Dated, frozen=True):
     models: dict[str, _Worth]
 
 
@@ -76,8 +71,7 @@ class Model(msgspec.Struct, frozen=True):
 def find_model(name: str, offer: Offer, own: Path | None = None) -> Model:
     """By its name, with or without its version. Raises `SettingsError` where it is in no table, or not offered so."""
     tables = (*(() if own is None else _read(own)), *_read(_OURS))
-    lowered = name.strip().lower()
-    for wanted in dict.fromkeys((lowered, _SNAPSHOT.sub("", lowered))):
+    for wanted in model_names(name):
         for table in tables:
             if wanted in table.models:
                 return _sold_as(wanted, offer, table)
@@ -97,18 +91,8 @@ def _sold_as(name: str, offer: Offer, table: _Table) -> Model:
 
 @cache
 def _read(path: Path) -> tuple[_Table, ...]:
-    """Newest first. Raises `SettingsError` that names the file and what is wrong in it."""
-    try:
-        parsed = tomllib.loads(path.read_text(encoding="utf-8"))
-        tables = msgspec.convert(parsed, dict[str, tuple[_Table, ...]])
-    except OSError as error:
-        raise SettingsError(f"models {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise SettingsError(f"models {path}: {error}") from None
-    if set(tables) != {"table"}:
-        raise SettingsError(f"models {path}: it is made of [[table]]s, with as_of, source and models")
-    lowered = (
-        msgspec.structs.replace(table, models={name.lower(): worth for name, worth in table.models.items()})
-        for table in tables["table"]
-    )
-    return tuple(sorted(lowered, key=lambda table: table.as_of, reverse=True))
+    return read_tables(path, _Table, "models", _lowered)
+
+
+def _lowered(table: _Table) -> _Table:
+    return msgspec.structs.replace(table, models={name.lower(): worth for name, worth in table.models.items()})

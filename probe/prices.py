@@ -2,25 +2,21 @@
 
 Unknown.  A model without a price in the tables has none; no price of a relative is taken for it. Where a number must
           be had all the same, a cap on spending for one, `dearest` is on the safe side.
-Names.    The model that served a call carries its version (`gpt-4o-2024-08-06`), and a version costs what its model
-          does, unless it has an entry of its own. A deployment's name says nothing, but where people name it after
-          the model.
+Names.    The model that served a call carries its version (`probe.dated`). A deployment's name says nothing, but where
+          people name it after the model.
 Not in.   Data zones and regions (about a tenth more than Global Standard), prompts above 272,000 tokens, priority and
           batch. Whoever pays other prices gives a file of their own, which wins (`prices.toml` is the form).
 """
 
-import re
-import tomllib
 from datetime import date
 from functools import cache
 from pathlib import Path
 
 import msgspec
 
-from probe.target import SettingsError
+from probe.dated import Dated, model_names, read_tables
 
 _OURS = Path(__file__).with_name("prices.toml")
-_VERSION = re.compile(r"-(\d{4}-\d{2}-\d{2}|\d{4})$")
 _MILLION = 1_000_000
 
 
@@ -46,10 +42,8 @@ class ProvisionedPrice(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reserved_year: float
 
 
-class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    as_of: date
-    source: str
-    per_million_tokens: dict[str, _Rates] = {}
+class _Table(Dated, frozen=True):
+    per_million_tokens: dict[str, _Rates] = msgspec.field(default_factory=dict)
     ptu: ProvisionedPrice | None = None
 
 
@@ -77,7 +71,7 @@ class Prices(msgspec.Struct, frozen=True):
 
     def price(self, model: str, on: date | None = None) -> Price | None:
         """That held `on` that day (by default the newest); of an earlier day than any table's, the oldest there is."""
-        for name in _names(model):
+        for name in model_names(model):
             for tables in (self.own, self.ours):
                 found = [table for table in tables if name in table.per_million_tokens]
                 held = [table for table in found if on is None or table.as_of <= on]
@@ -100,13 +94,6 @@ class Prices(msgspec.Struct, frozen=True):
         return next((table.ptu, table.as_of) for table in (*self.own, *self.ours) if table.ptu is not None)
 
 
-def _names(model: str) -> tuple[str, ...]:
-    """Under which a model may stand in the tables: with its version, then without."""
-    name = model.strip().lower().replace("gpt-3.5", "gpt-35")
-    bare = _VERSION.sub("", name)
-    return (name,) if bare == name else (name, bare)
-
-
 def _price(name: str, table: _Table) -> Price:
     rates = table.per_million_tokens[name]
     cached = rates.input if rates.cached_input is None else rates.cached_input
@@ -120,19 +107,9 @@ def read_prices(path: Path | None = None) -> Prices:
 
 
 def _read(path: Path) -> tuple[_Table, ...]:
-    try:
-        parsed = tomllib.loads(path.read_text(encoding="utf-8"))
-        tables = msgspec.convert(parsed, dict[str, tuple[_Table, ...]])
-    except OSError as error:
-        raise SettingsError(f"prices {path}: {error.strerror}") from None
-    except ValueError as error:
-        raise SettingsError(f"prices {path}: {error}") from None
-    if set(tables) != {"table"}:
-        raise SettingsError(f"prices {path}: it is made of [[table]]s, with as_of, source and per_million_tokens")
-    lowered = (
-        msgspec.structs.replace(
-            table, per_million_tokens={name.lower(): rates for name, rates in table.per_million_tokens.items()}
-        )
-        for table in tables["table"]
-    )
-    return tuple(sorted(lowered, key=lambda table: table.as_of, reverse=True))
+    return read_tables(path, _Table, "prices", _lowered)
+
+
+def _lowered(table: _Table) -> _Table:
+    lowered = {name.lower(): rates for name, rates in table.per_million_tokens.items()}
+    return msgspec.structs.replace(table, per_million_tokens=lowered)

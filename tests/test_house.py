@@ -16,6 +16,7 @@ ROWS = (
     "probe/record.py probe/options.py probe/sse.py probe/target.py probe/prompts.py probe/headers.py"
     " probe/escaping.py probe/stamps.py probe/waiting.py probe/lines.py probe/trace.py"
     " probe/ranks.py probe/definitions.py probe/image_size.py probe/meanings.py",
+    "probe/dated.py",
     "probe/bodies.py probe/explaining.py probe/channel.py probe/prices.py probe/application.py probe/shares.py"
     " probe/headroom.py probe/seen.py probe/traces.py locustfiles/_hub.py locustfiles/_watchdog.py",
     "probe/counting.py probe/dialing.py analysis/frames.py analysis/log_shapes.py analysis/ptu_models.py"

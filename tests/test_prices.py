@@ -44,7 +44,9 @@ def test_a_version_costs_what_its_model_does_unless_it_has_a_price_of_its_own(se
     assert price is not None and price.model == priced
 
 
-@pytest.mark.parametrize("model", ["gpt-4o-realtime-preview", "gpt-4o-audio", "my-deployment", "gpt", "gpt-9", ""])
+@pytest.mark.parametrize(
+    "model", ["gpt-4o-realtime-preview", "gpt-35-turbo-instruct", "gpt-4o-audio", "my-deployment", "gpt", "gpt-9", ""]
+)
 def test_a_model_without_a_price_gets_none_of_a_relative(model: str) -> None:
     assert read_prices().price(model) is None
 
