@@ -4,10 +4,11 @@ from locust import constant, task
 
 from bench.noting import Noting, spread
 from locustfiles._run import listen, running
+from locustfiles._scenario import Scenario
 from locustfiles._user import AzureOpenAIUser
 
 noting = Noting()
-listen("bench")
+listen(Scenario("bench"))
 
 
 class Ours(AzureOpenAIUser):

@@ -9,21 +9,30 @@ are allowed is dropped, and on record as that: one that waited for room would pu
 
 import math
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from probe.prompts import Ask, Mix, numbered
-from probe.target import SettingsError
+from probe.target import SettingsError, Target
 from probe.traces import Row
 
 
+class Call(NamedTuple):
+    """Without a `target` it goes to whichever is next in turn."""
+
+    ask: Ask
+    target: Target | None = None
+
+
 class Arrival(NamedTuple):
-    """`due` is seconds since the run began."""
+    """What is to be sent from `due` on, in seconds since the run began: its calls, one after the other."""
 
     due: float
-    ask: Ask
+    calls: tuple[Call, ...]
 
 
 class Share(NamedTuple):
@@ -33,24 +42,44 @@ class Share(NamedTuple):
     of: int
 
 
-def poisson(rate: float, mix: Mix, seed: str, share: Share) -> Iterator[Arrival]:
-    """Endless arrivals at `rate` a second over all processes together; each has its own stream at its part of it."""
+def poisson(rate: float, seed: str, share: Share) -> Iterator[float]:
+    """Endless times at `rate` a second over all processes together; each has its own stream at its part of it."""
     rng = random.Random(f"{seed}-{share.number}")
     due = 0.0
     while True:
         due += rng.expovariate(rate / share.of)
-        yield Arrival(due, mix.draw())
+        yield due
 
 
-def constant(rate: float, mix: Mix, share: Share) -> Iterator[Arrival]:
-    """Endless arrivals, `1 / rate` seconds apart over all processes together."""
-    for number in count(share.number, share.of):
-        yield Arrival(number / rate, mix.draw())
+def constant(rate: float, share: Share) -> Iterator[float]:
+    """Endless times, `1 / rate` seconds apart over all processes together."""
+    return (number / rate for number in count(share.number, share.of))
 
 
-def at_times(times: list[float], mix: Mix, share: Share) -> Iterator[Arrival]:
-    for due in times[share.number :: share.of]:
-        yield Arrival(due, mix.draw())
+def drawn(times: Iterable[float], mix: Mix) -> Iterator[Arrival]:
+    return (Arrival(due, (Call(mix.draw()),)) for due in times)
+
+
+def rounds(
+    times: Iterable[float],
+    mix: Mix,
+    targets: Sequence[Target],
+    rounds: int,
+    seed: str,
+    share: Share,
+    *,
+    own_texts: bool,
+) -> Iterator[Arrival]:
+    """So many rounds over all processes together: one call to each target, in an order of the round's own.
+
+    All calls of a round are of the same class, sizes and way of asking. With `own_texts` their words differ, so that
+    targets with the same cache behind them do not find what another has put there. Rounds are numbered from 1.
+    """
+    for number, due in zip(range(share.number, rounds, share.of), times, strict=False):
+        order = random.Random(f"{seed}-{number}").sample(targets, len(targets))
+        asks = mix.draw_alike(len(order)) if own_texts else mix.draw_alike(1) * len(order)
+        tagged = (msgspec.structs.replace(ask, round=number + 1) for ask in asks)
+        yield Arrival(due, tuple(map(Call, tagged, order)))
 
 
 def read_schedule(path: Path) -> list[float]:
@@ -86,4 +115,4 @@ def replay(rows: list[Row], speed: float, stream_share: float, seed: str, share:
         stream = rng.random() < stream_share
         if number % share.of == share.number:
             prompt = numbered(number % 1_000_000, row.input_tokens, max(1, row.output_tokens))
-            yield Arrival(row.at / speed, Ask(prompt, stream, "trace"))
+            yield Arrival(row.at / speed, (Call(Ask(prompt, stream, "trace")),))

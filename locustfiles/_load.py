@@ -8,25 +8,16 @@ import gc
 import inspect
 import time
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import suppress
 from itertools import chain, cycle
-from pathlib import Path
 
 from gevent.lock import BoundedSemaphore
 
-from locustfiles._arrivals import (
-    Arrival,
-    Share,
-    at_times,
-    constant,
-    poisson,
-    read_schedule,
-    replay,
-)
+from locustfiles._arrivals import Arrival, Share
 from locustfiles._breaker import Breaker
 from locustfiles._hub import HubWaiting
 from locustfiles._options import Options
+from locustfiles._scenario import Scenario
 from locustfiles._slo import Values
 from locustfiles._watchdog import Watchdog
 from probe.application import ApplicationCall
@@ -38,7 +29,6 @@ from probe.record import ObservedCall
 from probe.request import TokenProvider
 from probe.spending import Ledger
 from probe.target import Target
-from probe.traces import read_trace
 
 CLOCK_STEP_SECONDS = 0.05
 # The traffic of the checks of each target before a run.
@@ -49,7 +39,9 @@ _RARELY = (70_000, 50, 50)
 class Load:
     """`began` (perf_counter_ns) is when the run began by this process's clock; arrivals are due from then on."""
 
-    def __init__(self, run: Run, options: Options, targets: list[Target], share: Share, ledger: Ledger) -> None:
+    def __init__(
+        self, scenario: Scenario, run: Run, options: Options, targets: list[Target], share: Share, ledger: Ledger
+    ) -> None:
         self.run = run
         self.ledger = ledger
         self.told_of_cap = False
@@ -73,7 +65,8 @@ class Load:
         self.slots = BoundedSemaphore(options.max_in_flight)
         # Arrivals that were taken and whose calls have not ended.
         self.in_hand = 0
-        self._arrivals = _arrivals(options, self.mix, share)
+        self._arrivals = scenario.arrivals(options, self.mix, share, targets)
+        self._asking = BoundedSemaphore(1)
         self.targets = targets
         self._targets = cycle(targets)
         self._timeouts = options.timeouts
@@ -141,20 +134,21 @@ class Load:
                 self.journal.read_clocks(at / 1e9, step if has_stepped else None)
         return step if has_stepped else None
 
+    def now(self) -> float:
+        """Seconds since the run began."""
+        return (time.perf_counter_ns() - self.began) / 1e9
+
     def until(self, due: float) -> float:
         """Seconds from now to `due`; 0 where that has passed."""
-        return max(0.0, due - (time.perf_counter_ns() - self.began) / 1e9)
+        return max(0.0, due - self.now())
 
     def next_arrival(self) -> Arrival | None:
-        """The next call of this process's schedule; None after the last. The taker lowers `in_hand` when it ended."""
-        arrival = next(self._arrivals, None)
+        """The next of this process's arrivals; None after the last. The taker lowers `in_hand` when its calls ended."""
+        # One that has to wait to know what comes next has other users wait behind it.
+        with self._asking:
+            arrival = next(self._arrivals, None)
         self.in_hand += arrival is not None
         return arrival
-
-    def take_slot(self) -> bool:
-        """Whether the call that is due now can be sent."""
-        self.tally["scheduled"] += 1
-        return bool(self.slots.acquire(blocking=False))
 
     def put_back(self, arrival: Arrival) -> None:
         """An arrival that was taken and not sent, for whoever asks next."""
@@ -185,16 +179,3 @@ class Load:
         if isinstance(call, ObservedCall) and call.tainted is not None:
             self.tally["first_tokens"] += 1
             self.tally["tainted"] += call.tainted
-
-
-def _arrivals(options: Options, mix: Mix, share: Share) -> Iterator[Arrival]:
-    if options.trace is not None:
-        rows = read_trace(Path(options.trace), options.trace_seconds)
-        return replay(rows, options.trace_speed, options.stream_share, options.seed, share)
-    if options.schedule is not None:
-        return at_times(read_schedule(Path(options.schedule)), mix, share)
-    if options.rate is None:
-        return iter(())
-    if options.arrivals == "constant":
-        return constant(options.rate, mix, share)
-    return poisson(options.rate, mix, options.seed, share)

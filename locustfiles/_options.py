@@ -37,6 +37,7 @@ OPTIONS = (
     ("--call-timeout", "HEADROOM_CALL_TIMEOUT", "600", "seconds after which a call is given up"),
     ("--clock", "HEADROOM_CLOCK", "kernel", "arrival stamps: the kernel's (on Linux), or user: this process's own"),
     ("--max-tainted", "HEADROOM_MAX_TAINTED", "0.01", "share of late stamps up to which first tokens are reported"),
+    ("--rounds", "HEADROOM_ROUNDS", "100", "gateway.py, regions.py: so many calls to each target, in rounds"),
     ("--sdk-retries", "HEADROOM_SDK_RETRIES", "", "sdk_retries.py: retries of the SDK; by default its own number, 2"),
     ("--allow-host", "HEADROOM_ALLOW_HOST", "", "your own hosts that may get the key, with commas, or *.NAME"),
     ("--ca-bundle", "HEADROOM_CA_BUNDLE", "", "certificates (PEM) of authorities to trust besides the system's"),
@@ -73,6 +74,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     clock: Literal["kernel", "user"]
     max_tainted: float
     slo: tuple[Objective, ...]
+    rounds: int
     sdk_retries: int | None
     allow_host: str
     ca_bundle: str
@@ -129,6 +131,7 @@ def read_options(parsed: Any) -> Options:
         clock=_one_of(text, "--clock", "kernel", "user"),
         max_tainted=_number(text, "--max-tainted", 0.0, 1.0),
         slo=read_objectives(text["--slo"]),
+        rounds=int(_number(text, "--rounds", 1, 1e9)),
         sdk_retries=int(_number(text, "--sdk-retries", 0, 100)) if text["--sdk-retries"] else None,
         allow_host=text["--allow-host"],
         ca_bundle=text["--ca-bundle"],

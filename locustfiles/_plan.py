@@ -6,7 +6,7 @@ service: `CALL_SECONDS` a call is taken for the expectation, and without a cap t
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,7 +14,7 @@ from locustfiles._arrivals import read_schedule
 from locustfiles._options import Options
 from probe.escaping import printable
 from probe.prices import Price, read_prices
-from probe.prompts import Size
+from probe.prompts import Size, TrafficClass
 from probe.spending import dollars, price_of
 from probe.target import SettingsError, Target
 from probe.traces import read_trace
@@ -32,9 +32,9 @@ class Expected(NamedTuple):
     output_tokens: float
 
 
-def check_end(options: Options, seconds: float | None) -> None:
-    """Raises `SettingsError` for a run that would go on, and cost, until somebody stops it."""
-    if seconds is None and not options.caps.any() and options.arrivals not in ("schedule", "trace"):
+def check_end(options: Options, seconds: float | None, ends: bool) -> None:
+    """`ends`: by itself. Raises `SettingsError` for a run that would go on, and cost, until somebody stops it."""
+    if seconds is None and not options.caps.any() and not ends:
         raise SettingsError(
             "a run against a real endpoint needs an end: give --run-time, --max-requests, --max-tokens or --max-cost"
         )
@@ -48,12 +48,16 @@ def expected(options: Options, users: int, seconds: float | None) -> Expected:
         each = max(1, len(sent))
         tokens = sum(row.input_tokens for row in sent) / each, sum(row.output_tokens for row in sent) / each
         return Expected(len(sent), len(sent), *tokens)
-    weight = sum(one.weight for one in options.mix)
-    tokens = (
-        sum(one.weight * _mean(one.input_tokens) for one in options.mix) / weight,
-        sum(one.weight * _mean(one.output_tokens) for one in options.mix) / weight,
+    return Expected(*_calls(options, users, seconds), *mean_tokens(options.mix))
+
+
+def mean_tokens(mix: Sequence[TrafficClass]) -> tuple[float, float]:
+    """In and out, of a call of the mix."""
+    weight = sum(one.weight for one in mix)
+    return (
+        sum(one.weight * _mean(one.input_tokens) for one in mix) / weight,
+        sum(one.weight * _mean(one.output_tokens) for one in mix) / weight,
     )
-    return Expected(*_calls(options, users, seconds), *tokens)
 
 
 def _calls(options: Options, users: int, seconds: float | None) -> tuple[float | None, float | None]:
@@ -74,12 +78,13 @@ def _mean(size: Size) -> float:
     return size.median * math.exp(sigma**2 / 2)
 
 
-def plan(options: Options, targets: list[Target], users: int, seconds: float | None, attempts: int) -> Iterator[str]:
+def plan(
+    options: Options, targets: list[Target], size: Expected, traffic: str, seconds: float | None, attempts: int
+) -> Iterator[str]:
     """`attempts` is the most requests that a call can become. Raises `SettingsError`."""
     for target in targets:
         yield f"  to        {_shown(target)}"
-    size = expected(options, users, seconds)
-    yield f"  traffic   {_traffic(options, users)}; {options.streaming:.0%} streaming"
+    yield f"  traffic   {traffic}; {options.streaming:.0%} streaming"
     yield f"  for       {'as long as it takes' if seconds is None else f'{seconds:g} s'}; {_number(size)}"
     yield f"  tokens    about {size.input_tokens:,.0f} in and up to {size.output_tokens:,.0f} out a call"
     priced = [price_of(target, read_prices(options.prices_file)) for target in targets]
@@ -94,7 +99,7 @@ def _shown(target: Target) -> str:
     return printable(f"{target.name}: {target.endpoint}, deployment {target.deployment} ({target.gateway})")
 
 
-def _traffic(options: Options, users: int) -> str:
+def traffic(options: Options, users: int) -> str:
     if options.rate is not None:
         return f"{options.rate:g} calls a second"
     given = options.trace or options.schedule

@@ -11,10 +11,10 @@ from typing import Any
 
 from gevent.select import select
 
-from locustfiles._arrivals import read_schedule
 from locustfiles._load import PREFLIGHT
 from locustfiles._options import Options, choose, find, read_options
 from locustfiles._plan import check_end, plan
+from locustfiles._scenario import Scenario
 from locustfiles._told import say
 from probe.advice import EXIT_DISK, EXIT_OK, EXIT_SETTINGS, EXIT_THROTTLED, advice, exit_code
 from probe.client import Client
@@ -28,7 +28,6 @@ from probe.record import ObservedCall
 from probe.simulated import Simulator
 from probe.spending import Ledger, Spent, ask_to_send, is_remote, most_tokens, price_of
 from probe.target import SettingsError, Target
-from probe.traces import read_trace
 
 # What the SDK does by itself.
 DEFAULT_RETRIES = 2
@@ -57,14 +56,12 @@ class Preflight:
         self.spent = Spent()
         self.prices: dict[str, Price] = {}
 
-    def check(self, parsed: Any, *, tries_again: bool) -> None:
-        """`parsed` are Locust's options with ours; `tries_again`: a call can be more than one request.
-
-        Raises `RefusedError`.
-        """
+    def check(self, scenario: Scenario, parsed: Any) -> None:
+        """`parsed` are Locust's options with ours. Raises `RefusedError`."""
         try:
             self._read(parsed)
-            self._ask(parsed, tries_again)
+            scenario.check(self.options, self.targets)
+            self._ask(scenario, parsed)
             self._check()
         except SettingsError as error:
             raise RefusedError(str(error), EXIT_SETTINGS) from None
@@ -73,14 +70,10 @@ class Preflight:
 
     def _read(self, parsed: Any) -> None:
         self.options = read_options(parsed)
-        if self.options.trace is not None:
-            read_trace(Path(self.options.trace), self.options.trace_seconds)
-        if self.options.schedule is not None:
-            read_schedule(Path(self.options.schedule))
         check_results(Path(self.options.results))
         self.targets = choose(self._find_targets(), self.options.targets)
 
-    def _ask(self, parsed: Any, tries_again: bool) -> None:
+    def _ask(self, scenario: Scenario, parsed: Any) -> None:
         """Where calls may cost something: says what is to be sent, and asks. Raises `SettingsError`."""
         options = self.options
         for target in self.targets if options.caps.any() else []:
@@ -89,10 +82,13 @@ class Preflight:
         if options.plan == "auto" and not is_remote(self.targets):
             return
         seconds = float(parsed.run_time) if parsed.run_time else None
-        check_end(options, seconds)
-        attempts = 1 + (DEFAULT_RETRIES if options.sdk_retries is None else options.sdk_retries) * tries_again
+        check_end(options, seconds, scenario.ends(options))
+        retries = DEFAULT_RETRIES if options.sdk_retries is None else options.sdk_retries
+        attempts = 1 + retries * scenario.tries_again
         say("this run would send:")
-        for line in plan(options, self.targets, int(parsed.num_users or 1), seconds, attempts):
+        users = int(parsed.num_users or 1)
+        size = scenario.expected(options, self.targets, users, seconds)
+        for line in plan(options, self.targets, size, scenario.traffic(options, users), seconds, attempts):
             say(line)
         if options.plan == "only":
             raise RefusedError("nothing was sent: --plan only", EXIT_OK)

@@ -35,6 +35,7 @@ from locustfiles._options import (
     read_options,
 )
 from locustfiles._preflight import Preflight, RefusedError
+from locustfiles._scenario import Scenario
 from locustfiles._slo import Judgement, Values, lines
 from locustfiles._told import closing_lines, counts, plan_line, progress_line, say, too_tainted
 from probe.advice import (
@@ -80,8 +81,7 @@ class Session:
     """One process of Locust, over as many runs as its web UI starts. `load` is there while a run is on."""
 
     def __init__(self) -> None:
-        self.scenario = ""
-        self.tries_again = False
+        self.scenario: Scenario
         self.environment: Environment
         self.options: Options
         self.targets: list[Target] = []
@@ -136,7 +136,7 @@ class Session:
         for line in check_listening(environment.parsed_options):
             say(line)
         try:
-            self._preflight.check(environment.parsed_options, tries_again=self.tries_again)
+            self._preflight.check(self.scenario, environment.parsed_options)
         except RefusedError as refused:
             self._refuse(refused.message, refused.code)
         self.options, self.targets = self._preflight.options, self._preflight.targets
@@ -151,8 +151,8 @@ class Session:
         caps, self._checked_in_run = self.options.caps.less(checks.spent), checks.spent
         lead = LEAD_SECONDS if self.options.is_open else 0.0
         try:
-            run = start_run(Path(self.options.results), self.scenario, self._about(), lead)
-            self.load = Load(run, self.options, self.targets, Share(0, 1), Ledger(caps, checks.prices))
+            run = start_run(Path(self.options.results), self.scenario.name, self._about(), lead)
+            self.load = Load(self.scenario, run, self.options, self.targets, Share(0, 1), Ledger(caps, checks.prices))
             self._processes = []
             self._take_joined(self.load.journal.worker_id)
             for call in checks.calls:
@@ -380,7 +380,7 @@ class Session:
         runner = self.environment.runner
         if self._spent and not (isinstance(runner, MasterRunner) and self._some_can_send(runner)):
             cap = next(iter(self._spent.values()))
-            its_end = self._seconds() is None and self.options.arrivals not in ("schedule", "trace")
+            its_end = self._seconds() is None and not self.scenario.ends(self.options)
             self.stop(
                 f"the cap {cap} {self.options.caps.named()[cap]} is reached",
                 "capped",
@@ -521,7 +521,8 @@ class Session:
             none = {name: 0 for name, cap in msgspec.to_builtins(self.options.caps).items() if cap is not None}
             mine = told["caps"].get(getattr(self.environment.runner, "client_id", ""), none)
             ledger = Ledger(msgspec.convert(mine, Caps), prices)
-            self.load = Load(run, self.options, choose(found, self.options.targets), share, ledger)
+            targets = choose(found, self.options.targets)
+            self.load = Load(self.scenario, run, self.options, targets, share, ledger)
         except SettingsError as error:
             self.fail(str(error), EXIT_SETTINGS)
             return
@@ -549,10 +550,9 @@ def records(load: Load) -> Counter[str]:
 session = Session()
 
 
-def listen(scenario: str, *, tries_again: bool = False) -> None:
-    """Makes `session` follow Locust's events. Called once by each scenario, which gives its own name and whether a call
-    of it can be more than one request."""
-    session.scenario, session.tries_again = scenario, tries_again
+def listen(scenario: Scenario) -> None:
+    """Makes `session` follow Locust's events. Called once by each scenario file."""
+    session.scenario = scenario
     leave_with_parent()
     events.init_command_line_parser.add_listener(add_options)
     events.init.add_listener(lambda environment, **_: session.open(environment))

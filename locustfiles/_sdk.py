@@ -12,7 +12,6 @@ from typing import Any
 from locust.env import Environment
 from locust.exception import StopUser
 
-from locustfiles._arrivals import Arrival
 from locustfiles._load import Load
 from locustfiles._run import running, session
 from locustfiles._tables import row_name
@@ -59,23 +58,16 @@ class SDKUser(AzureOpenAIUser):
             self._told_to_stop.wait(running().pause)
         return call
 
-    def _drop(self, load: Load, arrival: Arrival, target: Target, why: NotSent) -> None:
-        load.in_hand -= 1
-        ask = arrival.ask
-        call = dropped(target, ask.prompt, stream=ask.stream, traffic=ask.traffic, scheduled=arrival.due, why=why)
+    def _drop(self, load: Load, target: Target, ask: Ask, due: float, why: NotSent) -> None:
+        call = dropped(target, ask.prompt, stream=ask.stream, traffic=ask.traffic, scheduled=due, why=why)
         keep(self.environment, load, call)
 
-    def _send(self, load: Load, arrival: Arrival, target: Target, reservation: Reservation) -> None:
+    def _send(self, load: Load, target: Target, ask: Ask, reservation: Reservation, due: float) -> None:
         client = self._idle.pop() if self._idle else self._new_client(load)
         try:
-            observe(self.environment, client, target, arrival.ask, reservation, scheduled=arrival.due)
-        except StopUser:
-            # The journal cannot be written, which stops the whole run.
-            return
+            observe(self.environment, client, target, ask, reservation, scheduled=due)
         finally:
             self._idle.append(client)
-            load.in_hand -= 1
-            load.slots.release()
 
     def _new_client(self, load: Load) -> SDKClient:
         options = load.options

@@ -83,14 +83,10 @@ class AzureOpenAIUser(User):
                 if self._told_to_stop.wait(load.until(arrival.due)):
                     load.put_back(arrival)
                     break
-                target = load.next_target()
-                if not load.take_slot():
-                    self._drop(load, arrival, target, "dropped_not_sent")
-                elif (reservation := reserve(load, target, arrival.ask)) is None:
-                    load.slots.release()
-                    self._drop(load, arrival, target, "budget_stop")
+                if load.slots.acquire(blocking=False):
+                    calls.spawn(self._make, load, arrival)
                 else:
-                    calls.spawn(self._send, load, arrival, target, reservation)
+                    self._drop_all(load, arrival)
             calls.join()
             if not load.in_hand and not self._told_to_stop.is_set():
                 session.all_sent()
@@ -100,24 +96,61 @@ class AzureOpenAIUser(User):
             calls.kill()
             raise
 
-    def _drop(self, load: Load, arrival: Arrival, target: Target, why: NotSent) -> None:
-        load.in_hand -= 1
-        ask = arrival.ask
-        call = dropped(target, ask.prompt, stream=ask.stream, traffic=ask.traffic, scheduled=arrival.due, why=why)
-        keep(self.environment, load, call)
+    def take_rounds(self) -> None:
+        """The closed model of a scenario that has arrivals: each is made when the user's last one has ended."""
+        load = running()
+        while not self._told_to_stop.is_set() and (arrival := load.next_arrival()) is not None:
+            try:
+                for ask, named in arrival.calls:
+                    if not self._told_to_stop.is_set():
+                        self.call(named or load.next_target(), ask)
+            finally:
+                load.in_hand -= 1
+        if not load.in_hand and not self._told_to_stop.is_set():
+            session.all_sent()
+        self._told_to_stop.wait()
 
-    def _send(self, load: Load, arrival: Arrival, target: Target, reservation: Reservation) -> None:
-        client = load.borrow()
+    def _make(self, load: Load, arrival: Arrival) -> None:
+        """The first call was due with the arrival, each further one when the one before it has ended."""
+        due = arrival.due
         try:
-            observe(self.environment, client, target, arrival.ask, reservation, scheduled=arrival.due)
+            for number, (ask, named) in enumerate(arrival.calls):
+                if number and self._told_to_stop.is_set():
+                    break
+                target = named or load.next_target()
+                load.tally["scheduled"] += 1
+                reservation = reserve(load, target, ask)
+                if reservation is None:
+                    self._drop(load, target, ask, due, "budget_stop")
+                    break
+                self._send(load, target, ask, reservation, due)
+                due = load.now()
         except StopUser:
             # The journal cannot be written, which stops the whole run.
-            client.close()
-        else:
-            load.give_back(client)
+            pass
         finally:
             load.in_hand -= 1
             load.slots.release()
+
+    def _drop_all(self, load: Load, arrival: Arrival) -> None:
+        load.in_hand -= 1
+        for ask, named in arrival.calls:
+            load.tally["scheduled"] += 1
+            self._drop(load, named or load.next_target(), ask, arrival.due, "dropped_not_sent")
+
+    def _drop(self, load: Load, target: Target, ask: Ask, due: float, why: NotSent) -> None:
+        about: Any = {"stream": ask.stream, "traffic": ask.traffic, "round": ask.round}
+        keep(self.environment, load, dropped(target, ask.prompt, **about, scheduled=due, why=why))
+
+    def _send(self, load: Load, target: Target, ask: Ask, reservation: Reservation, due: float) -> None:
+        """Raises `StopUser`."""
+        client = load.borrow()
+        try:
+            observe(self.environment, client, target, ask, reservation, scheduled=due)
+        except StopUser:
+            client.close()
+            raise
+        load.give_back(client)
 
 
 def reserve(load: Load, target: Target, ask: Ask) -> Reservation | None:
@@ -139,7 +172,7 @@ def observe(
     """One call, on record. Raises `StopUser` where the record cannot be kept, and what interrupted the call."""
     load = running()
     seq = note(load, target, ask, scheduled)
-    about: Any = {"stream": ask.stream, "traffic": ask.traffic, "scheduled": scheduled}
+    about: Any = {"stream": ask.stream, "traffic": ask.traffic, "scheduled": scheduled, "round": ask.round}
     began = time.time_ns(), time.perf_counter_ns()
     try:
         call = client.observe(target, ask.prompt, **about)

@@ -8,9 +8,10 @@ on every target.
 from locust import constant, task
 
 from locustfiles._run import listen, running
+from locustfiles._scenario import Scenario
 from locustfiles._user import AzureOpenAIUser
 
-listen("mixed")
+listen(Scenario("mixed"))
 
 
 class MixedUser(AzureOpenAIUser):

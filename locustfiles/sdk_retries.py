@@ -16,10 +16,11 @@ still retrying.
 from locust import constant, task
 
 from locustfiles._run import listen, running
+from locustfiles._scenario import Scenario
 from locustfiles._sdk import SDKUser
 from locustfiles._user import AzureOpenAIUser
 
-listen("sdk_retries", tries_again=True)
+listen(Scenario("sdk_retries", tries_again=True))
 
 
 class MeasuringUser(AzureOpenAIUser):

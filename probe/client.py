@@ -58,6 +58,7 @@ class Client:
         stream: bool,
         traffic: str | None = None,
         scheduled: float | None = None,
+        round: int | None = None,
     ) -> ObservedCall:
         """Makes one call and returns its record, whatever became of it; raises only for our own bugs."""
         stream = streams(target, stream)
@@ -73,6 +74,7 @@ class Client:
         began = self._run_began
         return ObservedCall(
             **about_call(target, prompt, stream, traffic, scheduled),
+            round=round,
             start_time_unix_nano=exchange.wall_ns,
             issued=None if began is None else (exchange.issued - began) / 1e9,
             outcome=verdict.outcome,
@@ -120,11 +122,13 @@ def dropped(
     stream: bool,
     traffic: str | None,
     scheduled: float,
+    round: int | None = None,
     why: Literal["dropped_not_sent", "budget_stop"] = "dropped_not_sent",
 ) -> ObservedCall:
     """The record of a call that was due and not sent, because too many were open, or a cap on spending was reached."""
     return ObservedCall(
         **about_call(target, prompt, streams(target, stream), traffic, scheduled),
+        round=round,
         start_time_unix_nano=time.time_ns(),
         outcome=why,
         error_type=why,
@@ -138,12 +142,14 @@ def broken(
     stream: bool,
     traffic: str | None,
     scheduled: float | None,
+    round: int | None = None,
     began: tuple[int, Stamp],
     error: Exception,
 ) -> ObservedCall:
     """The record of a call in which `observe` raised, which is a bug of ours. `began`: when by both clocks."""
     return ObservedCall(
         **about_call(target, prompt, streams(target, stream), traffic, scheduled),
+        round=round,
         start_time_unix_nano=began[0],
         outcome="internal",
         error_type=type(error).__name__,

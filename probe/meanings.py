@@ -32,6 +32,7 @@ MEANINGS = {
     "gen_ai.request.max_tokens": Meaning("the most the answer could be", "tokens"),
     "probe.prompt.id": Meaning("size and number of the prompt, from which it can be made again"),
     "probe.traffic": Meaning("class of the mix, `trace`, or `preflight`"),
+    "probe.round": Meaning("number of the pair, turn or step of its scenario that it was made in (docs/scenarios.md)"),
     "probe.outcome": Meaning("what the call came to; one of a closed set (docs/record.md)"),
     "probe.throttle.kind": Meaning(
         "which limit refused it: `tokens`, `requests`, `ptu`, `apim`, `pool` (a gateway whose back ends all "

@@ -157,11 +157,13 @@ CONVERSATION: tuple[TrafficClass, ...] = (
 
 
 class Ask(msgspec.Struct, frozen=True):
-    """One drawn call: what to send, whether as a stream, and which class of the mix it belongs to."""
+    """One drawn call: what to send, whether as a stream, and which class of the mix it belongs to. `round` is the
+    record's."""
 
     prompt: Prompt
     stream: bool
     traffic: str
+    round: int | None = None
 
 
 class Mix:
@@ -174,12 +176,17 @@ class Mix:
         self._rng = random.Random(seed)
 
     def draw(self) -> Ask:
+        return self.draw_alike(1)[0]
+
+    def draw_alike(self, count: int) -> list[Ask]:
+        """So many calls of one class, sizes and way of asking, each with a text of its own."""
         rng = self._rng
         chosen = rng.choices(self._classes, self._weights)[0]
         share = self._stream_share if chosen.stream_share is None else chosen.stream_share
         number, size, answer = rng.randrange(1_000_000), chosen.input_tokens.draw(rng), chosen.output_tokens.draw(rng)
-        prompt = numbered(number, size, answer, chosen.prefix)
-        return Ask(prompt, rng.random() < share, chosen.name)
+        stream = rng.random() < share
+        numbers = ((number + further) % 1_000_000 for further in range(count))
+        return [Ask(numbered(one, size, answer, chosen.prefix), stream, chosen.name) for one in numbers]
 
 
 def streaming(classes: Sequence[TrafficClass], stream_share: float) -> float:

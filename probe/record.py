@@ -111,6 +111,8 @@ class ObservedCall(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     request_max_tokens: int | None = field(default=None, name="gen_ai.request.max_tokens")
     prompt_id: str | None = field(default=None, name="probe.prompt.id")
     traffic: str | None = field(default=None, name="probe.traffic")
+    # Which round of a scenario it was made in: a pair of calls, a turn of all regions, a step of the rate.
+    round: int | None = field(default=None, name="probe.round")
 
     outcome: Outcome = field(name="probe.outcome")
     throttle_kind: ThrottleKind | None = field(default=None, name="probe.throttle.kind")

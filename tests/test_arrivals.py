@@ -1,5 +1,6 @@
 import math
-from itertools import islice, pairwise
+from collections import Counter
+from itertools import islice, pairwise, repeat
 from pathlib import Path
 from statistics import mean, quantiles
 
@@ -7,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from locustfiles._arrivals import Share, at_times, constant, poisson, read_schedule, replay
+from locustfiles._arrivals import Share, constant, drawn, poisson, read_schedule, replay, rounds
 from probe.prompts import CONVERSATION, Mix
-from probe.target import SettingsError
+from probe.target import SettingsError, Target
 from probe.traces import Row, read_trace
 
 TRACE = Path(__file__).parents[2] / "shared" / "fixtures" / "traces" / "AzureLLMInferenceTrace_conv.csv"
@@ -21,7 +22,7 @@ def mix() -> Mix:
 
 
 def test_poisson_arrivals_come_at_their_rate_with_exponential_gaps() -> None:
-    dues = [arrival.due for arrival in islice(poisson(20, mix(), "1", Share(0, 1)), 20_000)]
+    dues = list(islice(poisson(20, "1", Share(0, 1)), 20_000))
     gaps = [later - earlier for earlier, later in zip([0.0, *dues], dues, strict=False)]
     assert mean(gaps) == pytest.approx(1 / 20, rel=0.02)
     # Of an exponential distribution: the median is ln 2 and the 90th percentile ln 10 times the mean.
@@ -32,7 +33,7 @@ def test_poisson_arrivals_come_at_their_rate_with_exponential_gaps() -> None:
 
 def test_the_gaps_of_poisson_arrivals_pass_a_kolmogorov_smirnov_test() -> None:
     count, rate = 20_000, 20.0
-    dues = [0.0, *(arrival.due for arrival in islice(poisson(rate, mix(), "1", Share(0, 1)), count))]
+    dues = [0.0, *islice(poisson(rate, "1", Share(0, 1)), count)]
     expected = [1 - math.exp(-rate * gap) for gap in sorted(later - earlier for earlier, later in pairwise(dues))]
     distance = max(max((n + 1) / count - at, at - n / count) for n, at in enumerate(expected))
     # What one run in twenty of true exponential gaps would exceed.
@@ -40,27 +41,53 @@ def test_the_gaps_of_poisson_arrivals_pass_a_kolmogorov_smirnov_test() -> None:
 
 
 def test_processes_share_a_poisson_rate_and_each_has_its_own_arrivals() -> None:
-    parts = [[arrival.due for arrival in islice(poisson(20, mix(), "1", Share(n, 4)), 5_000)] for n in range(4)]
+    parts = [list(islice(poisson(20, "1", Share(n, 4)), 5_000)) for n in range(4)]
     assert [part[-1] for part in parts] == pytest.approx([1000] * 4, rel=0.05)
     assert len({part[0] for part in parts}) == 4
 
 
 def test_the_same_seed_gives_the_same_run() -> None:
-    first, again = ([*islice(poisson(5, mix(), "7", Share(0, 1)), 50)] for _ in range(2))
+    first, again = ([*islice(drawn(poisson(5, "7", Share(0, 1)), mix()), 50)] for _ in range(2))
     assert first == again
 
 
 @given(st.integers(1, 5), st.floats(0.1, 1000))
 def test_constant_arrivals_are_evenly_spaced_over_all_processes_together(of: int, rate: float) -> None:
-    parts = [islice(constant(rate, mix(), Share(n, of)), 20) for n in range(of)]
-    dues = sorted(arrival.due for part in parts for arrival in part)
+    parts = [islice(constant(rate, Share(n, of)), 20) for n in range(of)]
+    dues = sorted(due for part in parts for due in part)
     assert dues == [number / rate for number in range(20 * of)]
 
 
-@given(st.integers(1, 5), st.lists(st.floats(0, 1e6), min_size=1, max_size=40))
-def test_every_time_of_a_schedule_is_due_once_in_exactly_one_process(of: int, times: list[float]) -> None:
-    parts = [at_times(sorted(times), mix(), Share(n, of)) for n in range(of)]
-    assert sorted(arrival.due for part in parts for arrival in part) == sorted(times)
+TARGETS = [
+    Target(name=name, endpoint="http://127.0.0.1:1", deployment="chat", api_version="v1", api_key="made-up")
+    for name in ("east", "west", "gate")
+]
+
+
+@given(st.integers(1, 5), st.integers(1, 30), st.booleans())
+def test_every_round_is_one_process_and_calls_each_target_once_with_equal_sizes(
+    of: int, count: int, own_texts: bool
+) -> None:
+    parts = [
+        list(rounds(constant(2, Share(n, of)), mix(), TARGETS, count, "1", Share(n, of), own_texts=own_texts))
+        for n in range(of)
+    ]
+    made = sorted((arrival for part in parts for arrival in part), key=lambda one: one.due)
+    assert [arrival.due for arrival in made] == [number / 2 for number in range(count)]
+    for number, arrival in enumerate(made, 1):
+        asks = [ask for ask, _ in arrival.calls]
+        assert {target.name for _, target in arrival.calls if target} == {"east", "west", "gate"}
+        assert {ask.round for ask in asks} == {number}
+        assert len({(ask.prompt.input_tokens, ask.prompt.max_tokens, ask.stream, ask.traffic) for ask in asks}) == 1
+        assert len({ask.prompt.id for ask in asks}) == (len(TARGETS) if own_texts else 1)
+
+
+def test_the_orders_of_rounds_are_drawn_evenly_and_again_the_same() -> None:
+    again = [list(rounds(repeat(0.0), mix(), TARGETS, 600, "1", Share(0, 1), own_texts=False)) for _ in range(2)]
+    orders = Counter(tuple(target.name for _, target in arrival.calls if target) for arrival in again[0])
+    assert again[0] == again[1]
+    # Each of six: 100, give or take four deviations.
+    assert len(orders) == 6 and all(60 < times < 140 for times in orders.values())
 
 
 def test_a_schedule_is_read_in_order_without_its_comments(tmp_path: Path) -> None:
@@ -90,12 +117,12 @@ def test_what_is_wrong_in_a_schedule_is_named_with_its_line(tmp_path: Path, text
 def test_every_row_is_replayed_by_exactly_one_process_at_its_time(of: int, times: list[float], speed: float) -> None:
     rows = [Row(at, 20 + n, n + 1) for n, at in enumerate(sorted(times))]
     parts = [list(replay(rows, speed, 0.5, "1", Share(n, of))) for n in range(of)]
-    sent = sorted((arrival for part in parts for arrival in part), key=lambda one: one.ask.prompt.max_tokens)
-    assert [(one.due, one.ask.prompt.input_tokens, one.ask.prompt.max_tokens) for one in sent] == [
+    sent = sorted((arrival for part in parts for arrival in part), key=lambda one: one.calls[0].ask.prompt.max_tokens)
+    assert [(one.due, one.calls[0].ask.prompt.input_tokens, one.calls[0].ask.prompt.max_tokens) for one in sent] == [
         (row.at / speed, row.input_tokens, row.output_tokens) for row in rows
     ]
-    alone = {one.ask.prompt.id: one.ask.stream for one in replay(rows, speed, 0.5, "1", Share(0, 1))}
-    assert {one.ask.prompt.id: one.ask.stream for one in sent} == alone
+    alone = {one.calls[0].ask.prompt.id: one.calls[0].ask.stream for one in replay(rows, speed, 0.5, "1", Share(0, 1))}
+    assert {one.calls[0].ask.prompt.id: one.calls[0].ask.stream for one in sent} == alone
 
 
 def test_a_trace_is_read_in_order_of_arrival_with_seconds_from_its_first_row(tmp_path: Path) -> None:

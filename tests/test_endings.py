@@ -84,10 +84,11 @@ BUGGY = """
 from itertools import count
 from locust import task
 from locustfiles._run import listen, running
+from locustfiles._scenario import Scenario
 from locustfiles._user import AzureOpenAIUser
 from probe.client import Client
 
-listen("buggy")
+listen(Scenario("buggy"))
 
 class Buggy(Client):
     calls = count(1)

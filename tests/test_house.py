@@ -32,14 +32,15 @@ ROWS = (
     "analysis/loads.py analysis/counted.py",
     "probe/asking.py probe/calling.py probe/listing.py probe/settings.py probe/offline.py probe/output.py probe/sdk.py"
     " locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py analysis/sizing.py analysis/gateway.py",
-    "probe/capture.py probe/story.py probe/look.py probe/posture.py locustfiles/_load.py"
+    "probe/capture.py probe/story.py probe/look.py probe/posture.py"
     " locustfiles/_plan.py locustfiles/_endings.py locustfiles/_told.py",
-    "probe/access.py probe/opening.py probe/side_by_side.py probe/watch.py",
+    "locustfiles/_scenario.py",
+    "probe/access.py probe/opening.py probe/side_by_side.py probe/watch.py locustfiles/_load.py",
     "probe/interactive.py probe/hidden.py probe/correlate.py probe/doctor.py locustfiles/_preflight.py",
     "probe/cli.py",
     "locustfiles/_run.py analysis/report.py",
     "locustfiles/_user.py analysis/cli.py",
-    "locustfiles/mixed.py locustfiles/_sdk.py",
+    "locustfiles/mixed.py locustfiles/gateway.py locustfiles/regions.py locustfiles/_sdk.py",
     "locustfiles/sdk_retries.py",
 )
 ROW = {module: number for number, row in enumerate(ROWS) for module in row.split()}

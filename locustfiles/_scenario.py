@@ -1,0 +1,94 @@
+"""What a scenario is to the run that it is sent in: which calls, when, and what is to be known of them before.
+
+A scenario that only sends the mix, as its users come to it or when it is due, is a `Scenario` as it is.
+"""
+
+from collections.abc import Iterator, Sequence
+from itertools import repeat
+from pathlib import Path
+
+from locustfiles import _plan
+from locustfiles._arrivals import Arrival, Share, constant, drawn, poisson, read_schedule, replay, rounds
+from locustfiles._options import Options
+from locustfiles._plan import Expected
+from probe.prompts import Mix
+from probe.target import SettingsError, Target
+from probe.traces import read_trace
+
+
+class Scenario:
+    """Mixed traffic. `tries_again`: a call of it can be more than one request."""
+
+    def __init__(self, name: str, *, tries_again: bool = False) -> None:
+        self.name = name
+        self.tries_again = tries_again
+
+    def check(self, options: Options, targets: Sequence[Target]) -> None:
+        """Whether it can be run so, before anything is sent. Raises `SettingsError`."""
+        if options.trace is not None:
+            read_trace(Path(options.trace), options.trace_seconds)
+        if options.schedule is not None:
+            read_schedule(Path(options.schedule))
+
+    def arrivals(self, options: Options, mix: Mix, share: Share, targets: Sequence[Target]) -> Iterator[Arrival]:
+        """A process's part of what is to be sent; of the closed model nothing, where its users call as they please."""
+        if options.trace is not None:
+            rows = read_trace(Path(options.trace), options.trace_seconds)
+            return replay(rows, options.trace_speed, options.stream_share, options.seed, share)
+        return drawn(times(options, share), mix)
+
+    def ends(self, options: Options) -> bool:
+        """Whether it comes to an end of its own."""
+        return options.arrivals in ("schedule", "trace")
+
+    def expected(self, options: Options, targets: Sequence[Target], users: int, seconds: float | None) -> Expected:
+        """What a run of at most `seconds` comes to. Raises `SettingsError`."""
+        return _plan.expected(options, users, seconds)
+
+    def traffic(self, options: Options, users: int) -> str:
+        """In words, for the plan."""
+        return _plan.traffic(options, users)
+
+
+class Rounds(Scenario):
+    """So many rounds (`--rounds`): the same call to every target in turn, in an order of the round's own.
+
+    `own_texts`: the same but for its words (`_arrivals.rounds`).
+    """
+
+    def __init__(self, name: str, *, own_texts: bool) -> None:
+        super().__init__(name)
+        self._own_texts = own_texts
+
+    def check(self, options: Options, targets: Sequence[Target]) -> None:
+        super().check(options, targets)
+        if options.trace is not None:
+            raise SettingsError(f"{self.name}.py makes calls of its own, as --mix says, and replays no --trace")
+        if len(targets) < 2:
+            raise SettingsError(f"{self.name}.py compares targets, and there is only {targets[0].name}; name several")
+
+    def arrivals(self, options: Options, mix: Mix, share: Share, targets: Sequence[Target]) -> Iterator[Arrival]:
+        due = times(options, share, len(targets)) if options.is_open else repeat(0.0)
+        return rounds(due, mix, targets, options.rounds, options.seed, share, own_texts=self._own_texts)
+
+    def ends(self, options: Options) -> bool:
+        return True
+
+    def expected(self, options: Options, targets: Sequence[Target], users: int, seconds: float | None) -> Expected:
+        most = options.rounds * len(targets)
+        by_time = super().expected(options, targets, users, seconds)
+        calls = most if by_time.most is None else min(most, by_time.most)
+        return by_time._replace(calls=calls, most=calls)
+
+    def traffic(self, options: Options, users: int) -> str:
+        return f"{options.rounds:,} rounds, one call to each target"
+
+
+def times(options: Options, share: Share, calls: int = 1) -> Iterator[float]:
+    """When this process's arrivals of so many `calls` each are due; none in the closed model."""
+    if options.schedule is not None:
+        return iter(read_schedule(Path(options.schedule))[share.number :: share.of])
+    if options.rate is None:
+        return iter(())
+    rate = options.rate / calls
+    return constant(rate, share) if options.arrivals == "constant" else poisson(rate, options.seed, share)
