@@ -56,6 +56,7 @@ class Load:
         self.tally: Counter[str] = Counter()
         # What the run's objectives are judged on.
         self.values = Values()
+        self.findings = scenario.findings()
         # Where the wall clock left the monotonic one: seconds since the run began, and by how many.
         self.clock_steps: list[dict[str, float | None]] = []
         self._offset: int | None = None
@@ -176,6 +177,7 @@ class Load:
         self.tally["internal"] += isinstance(call, ObservedCall) and call.outcome == "internal"
         if isinstance(call, ObservedCall) and call.traffic != PREFLIGHT:
             self.values.take(call)
+            self.findings.take(call)
         if isinstance(call, ObservedCall) and call.tainted is not None:
             self.tally["first_tokens"] += 1
             self.tally["tainted"] += call.tainted

@@ -109,6 +109,7 @@ class Session:
         self._workers_done: set[str] = set()
         self._workers_tally: Counter[str] = Counter()
         self._workers_values = Values()
+        self._workers_findings: list[Any] = []
 
     def open(self, environment: Environment) -> None:
         """Reads the settings and checks the targets; anything wrong ends the process here."""
@@ -164,6 +165,7 @@ class Session:
         self._workers_done.clear()
         self._workers_tally.clear()
         self._workers_values = Values()
+        self._workers_findings.clear()
         if self._workers is not None:
             self._workers.begin()
         simulated = None if checks.simulator is None else checks.simulator.public()
@@ -193,7 +195,8 @@ class Session:
         runner = self.environment.runner
         assert runner is not None
         if isinstance(runner, WorkerRunner):
-            runner.send_message(_TALLY, {"counts": {**load.tally, **records(load)}, "values": load.values.packed()})
+            told = {"values": load.values.packed(), "findings": load.findings.packed()}
+            runner.send_message(_TALLY, {"counts": {**load.tally, **records(load)}, **told})
             return
         lost: list[str] = []
         if self._workers is not None:
@@ -208,11 +211,15 @@ class Session:
         counted: dict[str, Any] = {**counts(tally, self.options.is_open), **({"lost": lost} if lost else {})}
         if judgements:
             counted["slo"] = msgspec.to_builtins(judgements)
+        for packed in self._workers_findings:
+            load.findings.add(packed)
+        ending = self.scenario.ended(self.options, Path(load.run.folder), load.findings)
+        counted |= ending.found
         try:
             end_run(load.run, self._how, counted, self._why)
         except JournalError as error:
             self.fail(str(error))
-        for line in (*lines(judgements), *closing_lines(tally, self.options)):
+        for line in (*ending.lines, *lines(judgements), *closing_lines(tally, self.options)):
             say(line)
         say(f"run {self._how}: {load.run.folder}")
 
@@ -460,6 +467,7 @@ class Session:
         assert self._workers is not None
         self._workers_tally.update(msg.data["counts"])
         self._workers_values.add(msg.data["values"])
+        self._workers_findings.append(msg.data["findings"])
         self._workers.take_end(msg.node_id)
 
     def _take_failure(self, environment: Environment, msg: Any, **_: Any) -> None:

@@ -3,17 +3,39 @@
 A scenario that only sends the mix, as its users come to it or when it is due, is a `Scenario` as it is.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import repeat
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from locustfiles import _plan
 from locustfiles._arrivals import Arrival, Share, constant, drawn, poisson, read_schedule, replay, rounds
 from locustfiles._options import Options
 from locustfiles._plan import Expected
 from probe.prompts import Mix
+from probe.record import ObservedCall
 from probe.target import SettingsError, Target
 from probe.traces import read_trace
+
+
+class Findings:
+    """What a scenario keeps of its calls, in each process, for what it says at the end; by default nothing."""
+
+    def take(self, call: ObservedCall) -> None:
+        """Of each call of the run, as it ends."""
+
+    def packed(self) -> Any:
+        """For a message to the master, at the end."""
+
+    def add(self, packed: Any) -> None:
+        """Of a worker."""
+
+
+class Ending(NamedTuple):
+    """What a scenario adds to `ended` in `run.json`, and the lines that it says."""
+
+    found: Mapping[str, Any]
+    lines: Sequence[str] = ()
 
 
 class Scenario:
@@ -48,6 +70,13 @@ class Scenario:
     def traffic(self, options: Options, users: int) -> str:
         """In words, for the plan."""
         return _plan.traffic(options, users)
+
+    def findings(self) -> Findings:
+        return Findings()
+
+    def ended(self, options: Options, folder: Path, findings: Findings) -> Ending:
+        """When all calls of the run in `folder` are on record; `findings` are those of all processes."""
+        return Ending({})
 
 
 class Rounds(Scenario):
