@@ -304,47 +304,88 @@ def redact(run: Path | None, copy: Path | None) -> None:
 
 
 @analysis.command()
+@click.argument("sources", metavar="FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("-o", "--output", "into", type=click.Path(path_type=Path), help="the folder of the whole run")
+def gather(sources: tuple[Path, ...], into: Path | None) -> None:
+    """Make one run of what several machines kept of it: FOLDERs of its files, or folders of those.
+
+    What workers kept goes into their master's folder. Runs of engines that knew nothing of each other become one in a
+    folder beside the first.
+    """
+    from analysis.gather import gather as gather_parts
+    from analysis.runs import RunError
+
+    try:
+        made = gather_parts(sources, into)
+    except RunError as error:
+        _fail(str(error), EXIT_SETTINGS)
+    except OSError as error:
+        _fail(f"cannot be gathered: {error.filename}: {error.strerror or error}", EXIT_DISK)
+    engines = f" of {made.parts} engines" if made.parts > 1 else ""
+    print(f"analysis: {made.files} files{engines}; next: analysis verify {made.folder}", file=sys.stderr)
+    click.echo(_from_here(made.folder))
+
+
+@analysis.command()
 @click.argument("run", required=False, type=click.Path(path_type=Path))
 @click.option("--otlp", metavar="URL", help="an OpenTelemetry collector, as http://127.0.0.1:4318")
 @click.option("--eventhubs", metavar="NAMESPACE/HUB", help="an event hub, as contoso.servicebus.windows.net/calls")
 @click.option("--blobs", metavar="URL", help="a container, as https://contoso.blob.core.windows.net/runs")
 @click.option("--follow", is_flag=True, help="go on while the run is on")
 @click.option("--give-up", type=click.FloatRange(0), default=60.0, show_default=True, help="seconds, after its end")
+@click.option("--process", default="*", hidden=True)
 @click.option("--exit-with-stdin", is_flag=True, hidden=True)
 @click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", show_default=True)
 def send(
     run: Path | None,
-    otlp: str | None,
-    eventhubs: str | None,
-    blobs: str | None,
     follow: bool,
     give_up: float,
+    process: str,
     exit_with_stdin: bool,
     output: "Output",
+    **where: str | None,
 ) -> None:
     """Send the record of RUN (by default the newest) to where others are collected; exit code 75 where not all arrived.
 
     To a collector: a span a call, and histograms. To an event hub: an event a call. To a container: the files as they
     are. All of a run is sent, also where it was before: each call has its id, by which doubles can be left out.
     """
-    from analysis.destinations import as_result, connect, end_of
-    from analysis.output import render
-    from analysis.runs import RunError, read_about
-    from analysis.sending import Sender
+    from analysis.destinations import as_result, connect, end_of, lines
+    from analysis.sending import Sender, say
     from probe.target import SettingsError
 
     try:
-        (folder,) = _given((run,) if run else ())
-        destination = connect(otlp, eventhubs, blobs, folder, read_about(folder))
+        folder = run or _newest()
+        if exit_with_stdin and hasattr(os, "nice"):
+            # The run that it is beside comes first.
+            os.nice(10)
+        destination = connect(where, folder, process)
         sent = Sender(folder, destination, end_of(folder, follow, exit_with_stdin), give_up).run()
-    except (RunError, SettingsError) as error:
+    except SettingsError as error:
         _fail(str(error), EXIT_SETTINGS)
     except OSError as error:
         _fail(f"the run cannot be read: {error.strerror or error}", EXIT_DISK)
     except KeyboardInterrupt:
         _fail("stopped; not everything was sent", EXIT_INTERRUPTED)
-    click.echo(render(as_result(sent), output))
+    if exit_with_stdin:
+        # Beside a run: without what reads and prints tables, which is most of the memory that it would take.
+        for line in lines(sent):
+            say(line)
+    else:
+        from analysis.output import render
+
+        click.echo(render(as_result(sent), output))
     sys.exit(EXIT_OK if sent.is_whole else EXIT_UNSENT)
+
+
+def _newest() -> Path:
+    from analysis.runs import RunError
+
+    try:
+        (folder,) = _given(())
+    except RunError as error:
+        _fail(str(error), EXIT_SETTINGS)
+    return folder
 
 
 def _given(runs: tuple[Path, ...]) -> tuple[Path, ...]:

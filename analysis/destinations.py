@@ -1,42 +1,56 @@
 """Where `analysis send` can send to, each with the extra it needs; and when what it follows has ended."""
 
 import json
+import re
 import signal
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING, NamedTuple
 
-from analysis.output import Result
-from analysis.runs import About
 from analysis.sending import FOLLOW_SECONDS, Destination, Sent, say
 from probe.journal import RUN_FILE
 from probe.target import SettingsError
 
+if TYPE_CHECKING:
+    from analysis.output import Result
 
-def connect(otlp: str | None, eventhubs: str | None, blobs: str | None, run: Path, about: About) -> Destination:
-    """The one that was named. Raises `SettingsError`."""
-    named = [given for given in (otlp, eventhubs, blobs) if given is not None]
+
+class _Kind(NamedTuple):
+    form: str
+    such_as: str
+    extra: str
+    package: str
+
+
+_URL = r"https?://[^/\s]+(/\S*)?"
+KINDS = {
+    "otlp": _Kind(_URL, "http://127.0.0.1:4318, a collector's base address", "otel", "opentelemetry.exporter"),
+}
+
+
+def check(kind: str, where: str, flag: str) -> None:
+    """Whether it says where to, and what is needed to send there is installed. Raises `SettingsError`."""
+    form, such_as, extra, package = KINDS[kind]
+    if not re.fullmatch(form, where):
+        raise SettingsError(f"{flag} {where}: give it as {such_as}")
+    if find_spec(package.partition(".")[0]) is None or find_spec(package) is None:
+        raise SettingsError(f"{flag} needs the extra `{extra}`: pip install 'aoai-headroom[{extra}]'")
+
+
+def connect(given: Mapping[str, str | None], run: Path, process: str = "*") -> Destination:
+    """The one of `KINDS` that was given, for the files of the `process` of this name. Raises `SettingsError`."""
+    named = {kind: where for kind, where in given.items() if where is not None}
     if len(named) != 1:
-        raise SettingsError("say where to: one of --otlp URL, --eventhubs NAMESPACE/HUB and --blobs URL")
-    if otlp is not None:
-        return _otlp(otlp, about)
-    raise SettingsError("not there yet")
+        raise SettingsError(f"say where to: one of {', '.join(f'--{kind}' for kind in KINDS)}")
+    ((kind, where),) = named.items()
+    check(kind, where, f"--{kind}")
+    from analysis.to_otlp import Otlp
 
-
-def _otlp(endpoint: str, about: About) -> Destination:
-    if not endpoint.startswith(("http://", "https://")):
-        raise SettingsError(f"--otlp {endpoint}: give a collector's base address, such as http://127.0.0.1:4318")
-    try:
-        from analysis.to_otlp import Otlp
-    except ImportError as error:
-        raise _without("otel", error) from None
-    return Otlp(endpoint, about)
-
-
-def _without(extra: str, error: ImportError) -> SettingsError:
-    return SettingsError(f"this needs the extra `{extra}`: pip install 'aoai-headroom[{extra}]' ({error})")
+    return Otlp(where, run, process)
 
 
 def end_of(run: Path, follow: bool, with_stdin: bool) -> threading.Event:
@@ -76,24 +90,31 @@ def _await_ended(path: Path, ended: threading.Event) -> None:
             return
 
 
-def as_result(sent: Sent) -> Result:
+def lines(sent: Sent) -> list[str]:
+    """For a person."""
     taken = sent.taken
-    lines = [f"{taken.sent:,} of {sent.lines:,} lines sent to {sent.destination} in {sent.seconds:.1f} s"]
+    found = [f"{taken.sent:,} of {sent.lines:,} lines sent to {sent.destination} in {sent.seconds:.1f} s"]
     if taken.skipped:
-        lines.append(f"{taken.skipped:,} lines are no records, and were not sent")
+        found.append(f"{taken.skipped:,} lines are no records, and were not sent")
     if taken.refused:
-        lines.append(f"{taken.refused:,} were refused, and would be again")
+        found.append(f"{taken.refused:,} were refused, and would be again")
     if sent.failures:
-        lines.append(f"it took nothing {sent.failures:,} times, and was asked again")
+        found.append(f"it took nothing {sent.failures:,} times, and was asked again")
     if sent.why is not None:
-        lines.append(f"given up: {sent.why}; what was not taken is in the run: send it again")
+        found.append(f"given up: {sent.why}; what was not taken is in the run: send it again")
+    return found
+
+
+def as_result(sent: Sent) -> "Result":
+    from analysis.output import Result
+
     facts = {
         "destination": sent.destination,
         "is_whole": sent.is_whole,
         "lines": sent.lines,
-        **taken._asdict(),
+        **sent.taken._asdict(),
         "failures": sent.failures,
         "seconds": sent.seconds,
         "why": sent.why,
     }
-    return Result(lines, facts, {})
+    return Result(lines(sent), facts, {})

@@ -18,12 +18,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
+import msgspec
+
 from analysis.following import Chunk, Follower
 from probe import record
-from probe.journal import body_of
+from probe.errors import SettingsError
+from probe.journal import RUN_FILE, body_of
 from probe.record import ObservedCall
 
-CALLS: tuple[str, ...] = ("calls-*.jsonl",)
 LONGEST_WAIT = 30.0
 FOLLOW_SECONDS = 1.0
 
@@ -142,6 +144,27 @@ class Sender:
         if left <= 0:
             raise _GivenUpError(why)
         time.sleep(min(seconds, left))
+
+
+class Described(msgspec.Struct):
+    """Of `run.json`, what is told to who receives calls of a run."""
+
+    run_id: str
+    scenario: str | None = None
+
+
+def describe(folder: Path) -> Described:
+    """From the folder's name where there is no run.json, as where a worker on a machine of its own took part."""
+    try:
+        return msgspec.json.decode((folder / RUN_FILE).read_bytes(), type=Described)
+    except FileNotFoundError:
+        _, _, named = folder.resolve().name.partition("-")
+        scenario, _, run_id = named.rpartition("-")
+        if scenario and any(folder.glob("calls-*.jsonl")):
+            return Described(run_id, scenario)
+        raise SettingsError(f"{folder} is no run: there is no {RUN_FILE} in it") from None
+    except ValueError as error:
+        raise SettingsError(f"{folder / RUN_FILE} does not describe a run: {error}") from None
 
 
 def calls_of(chunk: Chunk) -> Iterator[ObservedCall | None]:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Iterator, Mapping
 from hashlib import sha256
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -35,8 +36,7 @@ from opentelemetry.sdk.util.instrumentation import InstrumentationScope
 from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
 from analysis.following import Chunk
-from analysis.runs import About
-from analysis.sending import CALLS, NotTakenError, Taken, call_id, calls_of
+from analysis.sending import Described, NotTakenError, Taken, call_id, calls_of, describe
 from probe.record import SEMCONV_VERSION, ObservedCall
 
 _SCHEMA = f"https://opentelemetry.io/schemas/{SEMCONV_VERSION}"
@@ -74,14 +74,13 @@ class Otlp:
     """`endpoint` is the collector's base address; headers, certificates and the like are the exporter's own variables
     (`OTEL_EXPORTER_OTLP_HEADERS`)."""
 
-    files: tuple[str, ...] = CALLS
-
-    def __init__(self, endpoint: str, about: About) -> None:
+    def __init__(self, endpoint: str, run: Path, process: str) -> None:
         # It says in lines of its own what is said here once.
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         base = endpoint.rstrip("/")
+        self.files: tuple[str, ...] = (f"calls-{process}.jsonl",)
         self.name = f"the collector at {base}"
-        self._resource = Resource.create(_described(about), _SCHEMA)
+        self._resource = Resource.create(_described(describe(run)), _SCHEMA)
         self._answers = _Answers()
         common: dict[str, Any] = {"timeout": _EXPORT_SECONDS, "compression": Compression.Gzip}
         self._spans = OTLPSpanExporter(f"{base}/v1/traces", session=self._answers.session(), **common)
@@ -175,7 +174,7 @@ def _reason(error: requests.RequestException) -> str:
     return next((text for kind, text in kinds.items() if isinstance(error, kind)), type(error).__name__)
 
 
-def _described(about: About) -> dict[str, str]:
+def _described(about: Described) -> dict[str, str]:
     named = {"probe.run.id": about.run_id, "probe.scenario": about.scenario}
     found = {name: value for name, value in named.items() if value is not None}
     return {"service.name": "headroom", "service.version": version("aoai-headroom"), **found}

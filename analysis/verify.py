@@ -99,10 +99,15 @@ class _Ended(msgspec.Struct):
     lost: tuple[str, ...] = ()
 
 
-class _About(msgspec.Struct):
+class _Part(msgspec.Struct):
     run_id: str
     processes: tuple[str, ...] = ()
     ended: _Ended | None = None
+
+
+class _About(_Part):
+    # Of a run that engines made, none knowing of the others (`analysis.gather`).
+    parts: tuple[_Part, ...] = ()
 
 
 def verify(folder: Path) -> Verdict:
@@ -113,10 +118,14 @@ def verify(folder: Path) -> Verdict:
         raise RunError(f"{folder} is a run without a journal: no process of it came to record anything")
     found = _Found()
     try:
-        checked = [_Checked(folder, name, about.run_id, found) for name in sorted({*names, *about.processes})]
+        run_ids = {name: part.run_id for part in about.parts for name in part.processes}
+        expected = sorted({*names, *about.processes})
+        checked = [_Checked(folder, name, run_ids.get(name, about.run_id), found) for name in expected]
     except OSError as error:
         raise RunError(f"the journal of {folder} cannot be read: {error.filename}: {error.strerror}") from None
-    _hold_against_the_run(about, checked, found)
+    for part in about.parts or (about,):
+        of_it = [one for one in checked if not about.parts or one.name in part.processes]
+        _hold_against_the_run(part, of_it, found)
     how = None if about.ended is None else about.ended.how
     processes = [Process(one.name, one.counts(), one.closed is not None) for one in checked]
     return Verdict(folder.resolve().name, how, processes, found.problems, found.wrong)
@@ -327,7 +336,7 @@ class _Checked:
             )
 
 
-def _hold_against_the_run(about: _About, checked: list[_Checked], found: _Found) -> None:
+def _hold_against_the_run(about: _Part, checked: list[_Checked], found: _Found) -> None:
     ended = about.ended
     if ended is None or ended.how == "failed":
         return

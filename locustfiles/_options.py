@@ -1,6 +1,7 @@
 """The options of a run, each as a flag of Locust's and as an environment variable."""
 
 import os
+import secrets
 import socket
 import sys
 from argparse import SUPPRESS, Action, ArgumentParser
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 import msgspec
 
+from analysis.destinations import KINDS
 from locustfiles._slo import Objective, read_objectives
 from probe.hosts import NO_KEY, is_loopback
 from probe.prompts import CONVERSATION, TrafficClass, read_mix, streaming
@@ -50,6 +52,16 @@ OPTIONS = (
     ("--max-tokens", "HEADROOM_MAX_TOKENS", "", "most tokens of a run, in and out together"),
     ("--max-cost", "HEADROOM_MAX_COST", "", "most US dollars of a run, by the prices known"),
     ("--prices", "HEADROOM_PRICES", "", "TOML file of your own prices, in the form of probe/prices.toml"),
+    (
+        "--engines",
+        "HEADROOM_ENGINES",
+        "1",
+        "this many engines run this at once, none knowing of the others: part of each",
+    ),
+    ("--engine", "HEADROOM_ENGINE", "", "which of them this is, from 0; needed where a schedule or trace is parted"),
+    ("--send-otlp", "HEADROOM_SEND_OTLP", "", "send calls to this OpenTelemetry collector while they are made"),
+    ("--send-eventhubs", "HEADROOM_SEND_EVENTHUBS", "", "send calls to this event hub (NAMESPACE/HUB) meanwhile"),
+    ("--send-blobs", "HEADROOM_SEND_BLOBS", "", "copy the run's files to this container of blobs (URL) meanwhile"),
     ("--breaker", "HEADROOM_BREAKER", "30", "give up after so many seconds of half the calls not answered; 0: never"),
 )
 # Options that can be given without a value.
@@ -86,6 +98,25 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     caps: Caps
     prices: str | None
     breaker: float
+    engines: int
+    engine: int | None
+    # Where the record is sent to while the run is on: a kind of `analysis.destinations` and where.
+    send: tuple[tuple[str, str], ...]
+
+    def of_engine(self) -> "Options":
+        """What one of several engines has of the rate and the caps; and without a number, which would tell it from the
+        others, a seed of its own."""
+        if self.engines == 1:
+            return self
+        own = secrets.token_hex(4) if self.engine is None else str(self.engine)
+        # A number beyond the last has nothing of what is left over, so that all together stay below a cap.
+        number = self.engines if self.engine is None else self.engine
+        return msgspec.structs.replace(
+            self,
+            rate=None if self.rate is None else self.rate / self.engines,
+            caps=self.caps.part(number, self.engines),
+            seed=f"{self.seed}-{own}",
+        )
 
     @property
     def is_open(self) -> bool:
@@ -147,6 +178,9 @@ def read_options(parsed: Any) -> Options:
         ),
         prices=text["--prices"] or None,
         breaker=_number(text, "--breaker", 0.0, 86_400),
+        engines=int(_number(text, "--engines", 1, 1000)),
+        engine=_engine(text),
+        send=tuple((kind, text[f"--send-{kind}"]) for kind in KINDS if text[f"--send-{kind}"]),
     )
 
 
@@ -232,6 +266,15 @@ def _arrivals(text: Mapping[str, str]) -> Any:
     if spacing == "constant" and given != ["--rate"]:
         raise SettingsError("--arrivals constant says how the calls of --rate arrive; give --rate too")
     return spacing if given == ["--rate"] else given[0].removeprefix("--") if given else "closed"
+
+
+def _engine(text: Mapping[str, str]) -> int | None:
+    engines = int(_number(text, "--engines", 1, 1000))
+    if text["--engine"]:
+        return int(_number(text, "--engine", 0, engines - 1))
+    if engines > 1 and (text["--schedule"] or text["--trace"]):
+        raise SettingsError(f"a schedule or trace for {engines} engines is parted by number: give each its --engine")
+    return None
 
 
 def _one_of(text: Mapping[str, str], flag: str, *known: str) -> Any:

@@ -11,6 +11,7 @@ from typing import Any
 
 from gevent.select import select
 
+from analysis.destinations import check as check_destination
 from locustfiles._load import PREFLIGHT
 from locustfiles._options import Options, choose, find, read_options
 from locustfiles._plan import check_end, plan
@@ -69,7 +70,9 @@ class Preflight:
             raise RefusedError(str(error), EXIT_DISK) from None
 
     def _read(self, parsed: Any) -> None:
-        self.options = read_options(parsed)
+        self.options = read_options(parsed).of_engine()
+        for kind, where in self.options.send:
+            check_destination(kind, where, f"--send-{kind}")
         check_results(Path(self.options.results))
         self.targets = choose(self._find_targets(), self.options.targets)
 

@@ -36,6 +36,7 @@ from locustfiles._options import (
 )
 from locustfiles._preflight import Preflight, RefusedError
 from locustfiles._scenario import Scenario
+from locustfiles._send import Senders, is_here, kept_here
 from locustfiles._slo import Judgement, Values, lines
 from locustfiles._told import closing_lines, counts, plan_line, progress_line, say, too_tainted
 from probe.advice import (
@@ -51,6 +52,7 @@ from probe.advice import (
     EXIT_SETTINGS,
     EXIT_TERMINATED,
     EXIT_THROTTLED,
+    EXIT_UNSENT,
 )
 from probe.application import ApplicationCall
 from probe.escaping import printable
@@ -105,6 +107,7 @@ class Session:
         # Of a master, and of a worker.
         self._workers: Workers | None = None
         self._worker: Worker | None = None
+        self._senders = Senders()
         self._processes: list[str] = []
         self._workers_done: set[str] = set()
         self._workers_tally: Counter[str] = Counter()
@@ -141,6 +144,9 @@ class Session:
         except RefusedError as refused:
             self._refuse(refused.message, refused.code)
         self.options, self.targets = self._preflight.options, self._preflight.targets
+        if self.options.send and self._workers is None:
+            # Locust has set the code by the time that it is known whether everything was sent.
+            leave_by_itself(lambda: self._code)
 
     def begin(self) -> None:
         if isinstance(self.environment.runner, WorkerRunner):
@@ -153,7 +159,9 @@ class Session:
         lead = LEAD_SECONDS if self.options.is_open else 0.0
         try:
             run = start_run(Path(self.options.results), self.scenario.name, self._about(), lead)
-            self.load = Load(self.scenario, run, self.options, self.targets, Share(0, 1), Ledger(caps, checks.prices))
+            part = share(self.options, 0, 1)
+            self.load = Load(self.scenario, run, self.options, self.targets, part, Ledger(caps, checks.prices))
+            self._senders.start(run, self.options.send)
             self._processes = []
             self._take_joined(self.load.journal.worker_id)
             for call in checks.calls:
@@ -172,6 +180,7 @@ class Session:
         told: Any = self.environment.parsed_options
         told.headroom_run = {
             "run": msgspec.to_builtins(run),
+            "seed": self.options.seed,
             "simulated": simulated,
             "caps": self._caps_of_workers(caps),
             "prices": msgspec.to_builtins(checks.prices),
@@ -197,6 +206,7 @@ class Session:
         if isinstance(runner, WorkerRunner):
             told = {"values": load.values.packed(), "findings": load.findings.packed()}
             runner.send_message(_TALLY, {"counts": {**load.tally, **records(load)}, **told})
+            self._senders.run_ended()
             return
         lost: list[str] = []
         if self._workers is not None:
@@ -219,6 +229,7 @@ class Session:
             end_run(load.run, self._how, counted, self._why)
         except JournalError as error:
             self.fail(str(error))
+        self._senders.run_ended()
         for line in (*ending.lines, *lines(judgements), *closing_lines(tally, self.options)):
             say(line)
         say(f"run {self._how}: {load.run.folder}")
@@ -269,7 +280,9 @@ class Session:
 
     def _on_ctrl_c(self) -> None:
         options: Any = self.environment.parsed_options
-        if self._how == "interrupted":
+        if self._leaving:
+            self._senders.abandon()
+        elif self._how == "interrupted":
             self._stop_now()
         elif self.load is None and self._ending is None and options.headless:
             self._refuse("stopped before there was a run", EXIT_INTERRUPTED)
@@ -302,6 +315,9 @@ class Session:
             self._ending.join()
         if self._workers is not None:
             self._workers.await_children()
+        self._senders.wait()
+        if self._senders.failed and not self.environment.process_exit_code and not code:
+            self.environment.process_exit_code = EXIT_UNSENT
         told = self.environment.process_exit_code
         self._code = code if told is None else told
         if self._preflight.simulator is not None:
@@ -517,20 +533,24 @@ class Session:
             # It has ended here; the master goes on handing out users for a moment, who would begin again.
             return
         self._joined = told["run"]["id"]
-        self.options = read_options(parsed)
+        self.options = msgspec.structs.replace(read_options(parsed).of_engine(), seed=told["seed"])
         simulated = told["simulated"]
         found = find(self.options) if simulated is None else simulated_targets(simulated)
-        share = Share(max(0, getattr(self.environment.runner, "worker_index", 0)), max(1, parsed.expect_workers))
+        index = max(0, getattr(self.environment.runner, "worker_index", 0))
+        part = share(self.options, index, max(1, parsed.expect_workers))
         self._how, self._stopping = "completed", False
         try:
             run = msgspec.convert(told["run"], Run)
+            alone = not is_here(run)
+            if alone:
+                run = kept_here(run, self.options.results)
             prices = msgspec.convert(told["prices"], dict[str, Price])
             # A worker that came too late to have a part of them may send nothing.
             none = {name: 0 for name, cap in msgspec.to_builtins(self.options.caps).items() if cap is not None}
             mine = told["caps"].get(getattr(self.environment.runner, "client_id", ""), none)
             ledger = Ledger(msgspec.convert(mine, Caps), prices)
             targets = choose(found, self.options.targets)
-            self.load = Load(self.scenario, run, self.options, targets, share, ledger)
+            self.load = Load(self.scenario, run, self.options, targets, part, ledger)
         except SettingsError as error:
             self.fail(str(error), EXIT_SETTINGS)
             return
@@ -539,6 +559,8 @@ class Session:
             return
         assert self._worker is not None
         self._worker.join(self.load.journal.worker_id)
+        if alone:
+            self._senders.start(run, self.options.send, self.load.journal.worker_id)
         gevent.spawn(self._tend, self.load)
 
     def _arrivals_ended(self, environment: Environment, msg: Any, **_: Any) -> None:
@@ -553,6 +575,13 @@ class Session:
 
 def records(load: Load) -> Counter[str]:
     return Counter({kind: load.journal.counts[kind] for kind in ("calls", "applications")})
+
+
+def share(options: Options, index: int, processes: int) -> Share:
+    """Of one of an engine's processes. A rate is the engine's own part already (`Options.of_engine`)."""
+    if options.arrivals not in ("schedule", "trace"):
+        return Share(index, processes)
+    return Share((options.engine or 0) * processes + index, options.engines * processes)
 
 
 session = Session()

@@ -26,7 +26,7 @@ ROWS = (
     " analysis/following.py",
     "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py analysis/redact.py"
     " analysis/signals.py analysis/verify.py analysis/replay.py analysis/export.py analysis/sending.py",
-    "probe/client.py probe/identity.py analysis/to_otlp.py",
+    "probe/client.py probe/identity.py analysis/to_otlp.py analysis/gather.py",
     "analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py analysis/ptu.py"
     " analysis/lost.py analysis/destinations.py",
     "analysis/loads.py analysis/counted.py",
@@ -36,7 +36,8 @@ ROWS = (
     " locustfiles/_plan.py locustfiles/_endings.py locustfiles/_told.py",
     "locustfiles/_scenario.py",
     "probe/access.py probe/opening.py probe/side_by_side.py probe/watch.py locustfiles/_load.py",
-    "probe/interactive.py probe/hidden.py probe/correlate.py probe/doctor.py locustfiles/_preflight.py",
+    "probe/interactive.py probe/hidden.py probe/correlate.py probe/doctor.py locustfiles/_preflight.py"
+    " locustfiles/_send.py",
     "probe/cli.py",
     "locustfiles/_run.py analysis/report.py",
     "locustfiles/_user.py analysis/cli.py",

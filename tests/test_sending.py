@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from analysis.destinations import connect
 from analysis.following import Follower
-from analysis.runs import read_about
 from analysis.sending import Sender, Sent, call_id
 from probe.journal import Journal, Run, end_run, read_calls, start_run
 from tests.collectors import Collector, attributes_of, collecting
@@ -33,7 +32,7 @@ def collector() -> Iterator[Collector]:
 def sent_to(collector: Collector, folder: Path, give_up: float = 0.0) -> Sent:
     ended = threading.Event()
     ended.set()
-    return Sender(folder, connect(collector.url, None, None, folder, read_about(folder)), ended, give_up).run()
+    return Sender(folder, connect({"otlp": collector.url}, folder), ended, give_up).run()
 
 
 @given(st.lists(st.binary(max_size=40).map(lambda line: line.replace(b"\n", b"") + b"\n"), max_size=8), st.data())
