@@ -329,18 +329,32 @@ def _text(key: str, value: str, pseudonyms: _Pseudonyms) -> str:
 def _run(about: dict[str, Any], pseudonyms: _Pseudonyms) -> dict[str, Any]:
     """The logs' folder is not the copy's; what the machine is, is."""
     kept = {name: value for name, value in about.items() if name != "logs"}
-    if "host" in kept:
-        kept["host"] = pseudonyms.name(str(kept["host"]))
+    kept |= _part(kept, pseudonyms)
+    if "parts" in kept:
+        kept["parts"] = [_part(part, pseudonyms) for part in kept["parts"]]
     kept["targets"] = [_target(target, pseudonyms) for target in about.get("targets", ())]
     options = dict(about.get("options", {}))
     options["targets"] = [pseudonyms.name(name) for name in options.get("targets", ())]
     for name in ("trace", "schedule", "prices", "results"):
         if options.get(name):
             options[name] = pseudonyms.file(str(options[name]))
+    options["send"] = [[kind, pseudonyms.file(where)] for kind, where in options.get("send", ())]
     kept["options"] = options
+    return kept | {"redacted": True}
+
+
+def _part(about: dict[str, Any], pseudonyms: _Pseudonyms) -> dict[str, Any]:
+    """Where it took place, and how it ended: of a run, or of one of those it was gathered from."""
+    kept = dict(about)
+    if "host" in kept:
+        kept["host"] = pseudonyms.name(str(kept["host"]))
+    if "processes" in kept:
+        kept["processes"] = [pseudonyms.worker(name) for name in kept["processes"]]
     if isinstance(kept.get("ended"), dict):
         kept["ended"] = {key: _value(key, value, pseudonyms) for key, value in kept["ended"].items()}
-    return kept | {"redacted": True}
+        if "lost" in kept["ended"]:
+            kept["ended"]["lost"] = [pseudonyms.worker(name) for name in about["ended"]["lost"]]
+    return kept
 
 
 def _target(target: dict[str, Any], pseudonyms: _Pseudonyms) -> dict[str, Any]:

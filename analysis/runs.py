@@ -143,6 +143,8 @@ class About(msgspec.Struct, frozen=True):
     versions: dict[str, str] = {}
     logs: tuple[str, ...] = ()
     ended: Ended | None = None
+    # Of a run that engines made, none knowing of the others (`analysis.gather`).
+    parts: tuple[dict[str, object], ...] = ()
 
 
 class Run(NamedTuple):
@@ -189,7 +191,7 @@ def read_run(
     calls = _with_waits(table) if "retry_after" in wanted else table
     is_check = calls["traffic"].eq(PREFLIGHT)
     preflight, load = calls[is_check], calls[~is_check].reset_index(drop=True) if is_check.any() else calls
-    load["at"] = _since_the_first(load)
+    load["at"] = _since_the_first(load, have_one_clock=not about.parts)
     in_flight = max(0, _noted(folder) - int((~calls["outcome"].isin(NOT_SENT)).sum()))
     return Run(folder, about, load, preflight, skipped, in_flight)
 
@@ -321,9 +323,10 @@ def _with_waits(calls: pd.DataFrame) -> pd.DataFrame:
     return calls
 
 
-def _since_the_first(calls: pd.DataFrame) -> pd.Series:
-    """In seconds. The wall clock can be set while a run is on, so it serves only where nothing else is on record."""
+def _since_the_first(calls: pd.DataFrame, *, have_one_clock: bool) -> pd.Series:
+    """In seconds. The wall clock can be set while a run is on, so it serves only where nothing else is on record, or
+    where each engine counts from its own begin."""
     issued = calls["issued"].fillna(calls["scheduled"])
-    if issued.isna().any():
+    if issued.isna().any() or not have_one_clock:
         issued = calls["start_time_unix_nano"] / 1e9
     return pd.Series(issued - issued.min(), dtype="float64")

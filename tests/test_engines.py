@@ -149,6 +149,8 @@ def test_engines_that_know_nothing_of_each_other_share_a_rate_and_a_cap_and_beco
     assert verdict.adds_up, verdict.problems
     assert verdict.total.ended == sum(verify(folder).total.ended for folder in folders) <= 60
     assert run("analysis", "report", str(tmp_path / "whole")).returncode == 0
+    redacted = run("analysis", "redact", str(tmp_path / "whole"))
+    assert redacted.returncode == 0 and verify(tmp_path / "whole-redacted").adds_up
     calls = next((tmp_path / "whole").glob("calls-*.jsonl"))
     calls.write_bytes(calls.read_bytes()[:-200])
     assert not verify(tmp_path / "whole").adds_up
