@@ -198,6 +198,31 @@ def gateway(runs: tuple[Path, ...], logs: tuple[Path, ...], prices: Path | None,
     _each(runs, output, result, ID_HEADERS, CALL_COLUMNS)
 
 
+@analysis.command()
+@click.argument("a", type=click.Path(path_type=Path))
+@click.argument("b", type=click.Path(path_type=Path))
+@click.option("--fail-on", type=click.Choice(["worse"]), help="exit with 7 if a figure of B is, or none can be judged")
+@click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", show_default=True)
+def compare(a: Path, b: Path, fail_on: str | None, output: "Output") -> None:
+    """What is different in run B from run A, and what of it is no more than chance.
+
+    Times, refusals and failures, tokens, rates and what headers say, each with its difference, an interval of 95 % and
+    a verdict; what makes them incomparable is said.
+    """
+    from analysis.compare import CALL_COLUMNS, HEADERS, SAMPLED, as_result, is_judged, is_worse
+    from analysis.compare import compare as compare_runs
+    from analysis.output import render
+    from analysis.runs import RunError, read_run
+
+    try:
+        runs = [read_run(folder, HEADERS, CALL_COLUMNS, SAMPLED) for folder in (a, b)]
+        found = compare_runs(*runs)
+    except RunError as error:
+        _fail(str(error), EXIT_SETTINGS)
+    click.echo(render(as_result(found, (runs[0].name, runs[1].name)), output))
+    sys.exit(EXIT_EXPECTATION if fail_on and (is_worse(found) or not is_judged(found)) else EXIT_OK)
+
+
 def _each(
     runs: tuple[Path, ...],
     output: "Output",

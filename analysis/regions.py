@@ -109,7 +109,7 @@ def _speed(direct: pd.DataFrame) -> pd.DataFrame:
                 "calls": len(part),
                 "streams": 0 if first is None else first.n,
                 **_named("ttft_p50", first),
-                "tokens_per_second_p50": quantile(_tokens_per_second(part), 0.5),
+                "tokens_per_second_p50": quantile(tokens_per_second(part), 0.5),
                 "logged_p50": quantile(part["duration_ms"] / 1000, 0.5) if "duration_ms" in part else None,
                 "few": first is None or first.n < FEW,
             }
@@ -124,7 +124,7 @@ def _only(values: pd.Series) -> str | None:
     return ", ".join(found) or None
 
 
-def _tokens_per_second(part: pd.DataFrame) -> pd.Series:
+def tokens_per_second(part: pd.DataFrame) -> pd.Series:
     """After the first token; NA for a call that does not stream, or of a single token."""
     seconds = (part["duration"] - part["time_to_first_token"]).astype("float64")
     tokens = part["output_tokens"].astype("float64") - part["reasoning_tokens"].astype("float64").fillna(0) - 1
