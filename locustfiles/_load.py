@@ -11,14 +11,15 @@ from collections import Counter
 from contextlib import suppress
 from itertools import chain, cycle
 
+import psutil
 from gevent.lock import BoundedSemaphore
 
 from locustfiles._arrivals import Arrival, Share
 from locustfiles._breaker import Breaker
 from locustfiles._hub import HubWaiting
+from locustfiles._live import Process, Seen
 from locustfiles._options import Options
 from locustfiles._scenario import Scenario
-from locustfiles._slo import Values
 from locustfiles._watchdog import Watchdog
 from probe.application import ApplicationCall
 from probe.client import Client
@@ -54,8 +55,8 @@ class Load:
         # How many calls were scheduled (open model), sent and dropped, the checks before the run apart, and how many
         # first tokens timed and tainted.
         self.tally: Counter[str] = Counter()
-        # What the run's objectives are judged on.
-        self.values = Values()
+        # For whoever looks on, and what the run's objectives are judged on.
+        self.seen = Seen()
         self.findings = scenario.findings()
         # Where the wall clock left the monotonic one: seconds since the run began, and by how many.
         self.clock_steps: list[dict[str, float | None]] = []
@@ -75,6 +76,9 @@ class Load:
         self._idle: list[Client] = []
         self._kernel_stamps = options.clock == "kernel"
         self._watchdog = Watchdog()
+        self._process = psutil.Process()
+        self._process.cpu_percent()
+        self._reported = time.perf_counter_ns()
         self._usually = gc.get_threshold()
         # Locust looks at its stack when it stops its users, and the first such look of a process takes 40 ms.
         inspect.stack()
@@ -135,6 +139,15 @@ class Load:
                 self.journal.read_clocks(at / 1e9, step if has_stepped else None)
         return step if has_stepped else None
 
+    def report(self) -> bytes:
+        """What this process has seen since its last report (`_live`)."""
+        now, spent = time.perf_counter_ns(), self.ledger.spent
+        # Of too short a time the system knows no share.
+        cpu = self._process.cpu_percent() / 100 if now - self._reported > 10**8 else None
+        lag = self._watchdog.worst_since(self._reported)
+        self._reported = now
+        return self.seen.report(Process(cpu, lag, self.journal.in_flight, *spent))
+
     def now(self) -> float:
         """Seconds since the run began."""
         return (time.perf_counter_ns() - self.began) / 1e9
@@ -176,7 +189,7 @@ class Load:
         self.tally["without_room"] += call.error_type == "dropped_not_sent"
         self.tally["internal"] += isinstance(call, ObservedCall) and call.outcome == "internal"
         if isinstance(call, ObservedCall) and call.traffic != PREFLIGHT:
-            self.values.take(call)
+            self.seen.take(call)
             self.findings.take(call)
         if isinstance(call, ObservedCall) and call.tainted is not None:
             self.tally["first_tokens"] += 1

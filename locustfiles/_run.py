@@ -25,6 +25,7 @@ from locust.runners import STATE_CLEANUP, STATE_RUNNING, STATE_STOPPED, MasterRu
 
 from locustfiles._arrivals import Share
 from locustfiles._endings import Worker, Workers, leave_by_itself, leave_with_parent
+from locustfiles._live import Standing
 from locustfiles._load import Load
 from locustfiles._options import (
     Options,
@@ -37,7 +38,7 @@ from locustfiles._options import (
 from locustfiles._preflight import Preflight, RefusedError
 from locustfiles._scenario import Scenario
 from locustfiles._send import Senders, is_here, kept_here
-from locustfiles._slo import Judgement, Values, lines
+from locustfiles._slo import Judgement, lines
 from locustfiles._told import closing_lines, counts, plan_line, progress_line, say, too_tainted
 from probe.advice import (
     EXIT_CAPPED,
@@ -77,6 +78,7 @@ _TALLY = "headroom_tally"
 _SPENT = "headroom_spent"
 _STOP = "headroom_stop"
 _FAILED = "headroom_failed"
+_SEEN = "headroom_seen"
 
 
 class Session:
@@ -111,7 +113,8 @@ class Session:
         self._processes: list[str] = []
         self._workers_done: set[str] = set()
         self._workers_tally: Counter[str] = Counter()
-        self._workers_values = Values()
+        # Of the run that is on or was last, in the process that starts runs.
+        self.standing = Standing()
         self._workers_findings: list[Any] = []
 
     def open(self, environment: Environment) -> None:
@@ -126,6 +129,7 @@ class Session:
             return
         if isinstance(runner, WorkerRunner):
             self._worker = Worker(runner, self._open_calls, self._stop_now)
+            environment.events.report_to_master.add_listener(self._add_seen)
             leave_by_itself(lambda: self._code, self._worker.send_last_words)
             gevent.spawn(self._await_loss, self._worker)
             return
@@ -137,6 +141,7 @@ class Session:
             runner.register_message(_TALLY, self._take_tally)
             runner.register_message(_FAILED, self._take_failure)
             self._workers = Workers(runner, self._take_joined, self._take_lost)
+            environment.events.worker_report.add_listener(lambda data, **_: self._take_seen(data.get(_SEEN)))
         for line in check_listening(environment.parsed_options):
             say(line)
         try:
@@ -160,6 +165,7 @@ class Session:
         try:
             run = start_run(Path(self.options.results), self.scenario.name, self._about(), lead)
             part = share(self.options, 0, 1)
+            self.standing = Standing(run.id)
             self.load = Load(self.scenario, run, self.options, self.targets, part, Ledger(caps, checks.prices))
             self._senders.start(run, self.options.send)
             self._processes = []
@@ -172,7 +178,6 @@ class Session:
         checks.calls, checks.spent = [], Spent()
         self._workers_done.clear()
         self._workers_tally.clear()
-        self._workers_values = Values()
         self._workers_findings.clear()
         if self._workers is not None:
             self._workers.begin()
@@ -198,16 +203,18 @@ class Session:
             self._ending.join()
 
     def _end(self, load: Load) -> None:
+        seen = self._seen(load)
         load.close()
         if load.journal.failure is not None:
             self.fail(str(load.journal.failure))
         runner = self.environment.runner
         assert runner is not None
         if isinstance(runner, WorkerRunner):
-            told = {"values": load.values.packed(), "findings": load.findings.packed()}
+            told = {"seen": seen, "findings": load.findings.packed()}
             runner.send_message(_TALLY, {"counts": {**load.tally, **records(load)}, **told})
             self._senders.run_ended()
             return
+        self._take_seen(seen)
         lost: list[str] = []
         if self._workers is not None:
             self._workers.await_ends()
@@ -217,7 +224,7 @@ class Session:
         tally["spent_microdollars"] += round(self._checked_in_run.cost * 1e6)
         if lost or tally["internal"] or runner.exceptions:
             self._end_with(EXIT_LOST)
-        judgements = self._judge(load, tally)
+        judgements = self._judge(tally)
         counted: dict[str, Any] = {**counts(tally, self.options.is_open), **({"lost": lost} if lost else {})}
         if judgements:
             counted["slo"] = msgspec.to_builtins(judgements)
@@ -234,9 +241,8 @@ class Session:
             say(line)
         say(f"run {self._how}: {load.run.folder}")
 
-    def _judge(self, load: Load, tally: Counter[str]) -> list[Judgement]:
-        load.values.add(self._workers_values.packed())
-        judgements = list(load.values.judge(self.options.slo, not too_tainted(tally, self.options)))
+    def _judge(self, tally: Counter[str]) -> list[Judgement]:
+        judgements = list(self.standing.all().values.judge(self.options.slo, not too_tainted(tally, self.options)))
         told: Any = self.environment.parsed_options
         # A cap that was to end the run has set 0.
         if told.headless and not self.environment.process_exit_code and not all(one.held for one in judgements):
@@ -454,10 +460,28 @@ class Session:
             if step is not None and self._worker is None:
                 self._add_to_run(load, {"clock_steps": load.clock_steps})
                 say(f"the wall clock was set by {step:+.1f} s, or the machine slept; times measured here are not of it")
+            load.seen.look_at_limits(load.now())
+            if self._worker is None:
+                self._take_seen(self._seen(load))
+                self.standing.look_at_rates(load.now())
             gevent.get_hub().threadpool.apply(load.journal.sync)
             if self.load is load and load.journal.failure is not None:
                 self.fail(str(load.journal.failure))
             gevent.sleep(TEND_SECONDS)
+
+    def _seen(self, load: Load) -> tuple[str, str, bytes]:
+        return load.run.id, load.journal.worker_id, load.report()
+
+    def _add_seen(self, data: dict[str, Any], **_: Any) -> None:
+        """To what a worker tells its master every three seconds."""
+        if self.load is not None:
+            data[_SEEN] = self._seen(self.load)
+
+    def _take_seen(self, seen: tuple[str, str, bytes] | None) -> None:
+        if seen is not None:
+            run, process, packed = seen
+            if run == self.standing.run:
+                self.standing.take(process, packed)
 
     def _take_joined(self, name: str) -> None:
         self._processes.append(name)
@@ -482,7 +506,7 @@ class Session:
     def _take_tally(self, environment: Environment, msg: Any, **_: Any) -> None:
         assert self._workers is not None
         self._workers_tally.update(msg.data["counts"])
-        self._workers_values.add(msg.data["values"])
+        self._take_seen(msg.data["seen"])
         self._workers_findings.append(msg.data["findings"])
         self._workers.take_end(msg.node_id)
 

@@ -1,24 +1,22 @@
 """Service level objectives of a run, such as `ttft_p95<1.5s` and `throttled<1%`, judged at its end.
 
-They are judged on every call's own value and not on a histogram's. The small check of each target before a run, and
-calls that were cancelled when it ended, are not judged. An objective that nothing was observed for has not held, and
-one on first tokens neither where this machine was late itself (`--max-tainted`).
+They are judged on the times of every call, to within 0.05 % (`_sketch`), and not on Locust's histogram. The small check
+of each target before a run, and calls that were cancelled when it ended, are not judged. An objective that nothing was
+observed for has not held, and one on first tokens neither where this machine was late itself (`--max-tainted`).
 """
 
-import math
 import re
-from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import msgspec
 
+from locustfiles._sketch import Sketch
 from probe.record import NOT_SENT, ObservedCall
 from probe.target import SettingsError
 
-_ANSWERED = {"ok", "ok_length", "filtered_output", "filtered_prompt"}
-_CANCELLED = {"cancelled_user", "cancelled_deadline"}
+ANSWERED = {"ok", "ok_length", "filtered_output", "filtered_prompt"}
+CANCELLED = {"cancelled_user", "cancelled_deadline"}
 _EXAMPLE = "such as ttft_p95<1.5s or throttled<1%"
 
 # What a call gives, in seconds: of any call that got so far.
@@ -26,7 +24,7 @@ TIMES: Mapping[str, tuple[str, Callable[[ObservedCall], float | None]]] = {
     "ttft": ("time to the first token of the streams that had one", lambda call: call.time_to_first_token),
     "duration": (
         "time to the last byte of the calls that were answered",
-        lambda call: call.duration if call.outcome in _ANSWERED else None,
+        lambda call: call.duration if call.outcome in ANSWERED else None,
     ),
 }
 # What part of the calls, and of which.
@@ -87,63 +85,55 @@ def _objective(text: str) -> Objective:
     return Objective(text, metric, statistic, sign == "<=", float(limit) * _UNITS[unit])
 
 
-class Values:
+class Values(msgspec.Struct):
     """What objectives are judged on, of one process or of several together."""
 
-    def __init__(self) -> None:
-        self._times = {name: array("d") for name in TIMES}
-        self._counts: Counter[str] = Counter()
+    counts: Counter[str] = msgspec.field(default_factory=Counter)
+    times: dict[str, Sketch] = msgspec.field(default_factory=lambda: {name: Sketch() for name in TIMES})
 
     def take(self, call: ObservedCall) -> None:
-        if call.outcome in _CANCELLED:
+        if call.outcome in CANCELLED:
             return
-        self._counts["due"] += 1
+        self.counts["due"] += 1
         if call.outcome in NOT_SENT:
-            self._counts["dropped"] += 1
+            self.counts["dropped"] += 1
             return
-        self._counts["sent"] += 1
-        if call.outcome not in _ANSWERED:
-            self._counts["throttled" if call.outcome == "throttled" else "failed"] += 1
+        self.counts["sent"] += 1
+        if call.outcome not in ANSWERED:
+            self.counts["throttled" if call.outcome == "throttled" else "failed"] += 1
         for name, (_, value_of) in TIMES.items():
             if (value := value_of(call)) is not None:
-                self._times[name].append(value)
+                self.times[name].take(value)
 
-    def packed(self) -> dict[str, Any]:
-        """For a message to the master."""
-        return {"counts": dict(self._counts), "times": {name: one.tobytes() for name, one in self._times.items()}}
-
-    def add(self, packed: Mapping[str, Any]) -> None:
-        self._counts.update(packed["counts"])
-        for name, some in packed["times"].items():
-            self._times[name].frombytes(some)
+    def add(self, other: "Values") -> None:
+        self.counts.update(other.counts)
+        for name, some in other.times.items():
+            self.times[name].add(some)
 
     def judge(self, objectives: tuple[Objective, ...], first_tokens_are_known: bool) -> Iterator[Judgement]:
         for one in objectives:
             if one.metric == "ttft" and not first_tokens_are_known:
                 why = "too many first tokens may have been stamped late by this machine"
-                yield Judgement(one.text, False, len(self._times["ttft"]), why=why)
+                yield Judgement(one.text, False, self.times["ttft"].n, why=why)
             else:
                 yield self._judge(one)
 
     def _judge(self, one: Objective) -> Judgement:
         if one.metric in SHARES:
-            of = self._counts[SHARES[one.metric][1]]
-            value = self._counts[one.metric] / of if of else None
+            of = self.counts[SHARES[one.metric][1]]
+            value = self.counts[one.metric] / of if of else None
         else:
-            of = len(self._times[one.metric])
-            value = _statistic(sorted(self._times[one.metric]), one.statistic or "") if of else None
+            of = self.times[one.metric].n
+            value = _statistic(self.times[one.metric], one.statistic or "")
         if value is None:
             return Judgement(one.text, False, 0, why="nothing was observed of it")
         return Judgement(one.text, one.allows(value), of, value)
 
 
-def _statistic(ordered: list[float], name: str) -> float:
-    """A quantile is linear between the two nearest values, as in reports (`analysis.stats`)."""
+def _statistic(times: Sketch, name: str) -> float | None:
     if name == "mean":
-        return math.fsum(ordered) / len(ordered)
-    at = (1.0 if name == "max" else float(name[1:]) / 100) * (len(ordered) - 1)
-    below = ordered[math.floor(at)]
-    return below + (at - math.floor(at)) * (ordered[math.ceil(at)] - below)
+        return times.mean
+    return times.quantile(1.0 if name == "max" else float(name[1:]) / 100)
 
 
 def lines(judgements: list[Judgement]) -> Iterator[str]:

@@ -16,12 +16,13 @@ ROWS = (
     "probe/record.py probe/options.py probe/sse.py probe/target.py probe/prompts.py probe/headers.py"
     " probe/escaping.py probe/stamps.py probe/waiting.py probe/lines.py probe/trace.py"
     " probe/ranks.py probe/definitions.py probe/image_size.py probe/meanings.py",
-    "probe/dated.py",
+    "probe/dated.py locustfiles/_sketch.py",
     "probe/bodies.py probe/explaining.py probe/channel.py probe/prices.py probe/application.py probe/shares.py"
     " probe/headroom.py probe/seen.py probe/traces.py locustfiles/_hub.py locustfiles/_watchdog.py",
     "probe/counting.py probe/dialing.py analysis/frames.py analysis/log_shapes.py analysis/ptu_models.py"
     " probe/spending.py locustfiles/_breaker.py locustfiles/_slo.py locustfiles/_tables.py",
-    "probe/transport.py probe/journal.py probe/simulated.py probe/advice.py probe/render.py probe/assertions.py",
+    "probe/transport.py probe/journal.py probe/simulated.py probe/advice.py probe/render.py probe/assertions.py"
+    " locustfiles/_live.py",
     "probe/versus.py probe/outcome.py analysis/stats.py analysis/output.py analysis/runs.py analysis/logs.py"
     " analysis/following.py",
     "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py analysis/redact.py"

@@ -62,12 +62,12 @@ def test_what_is_no_objective_is_said_in_one_line(text: str, says: str) -> None:
     assert says in str(refused.value) and "\n" not in str(refused.value)
 
 
-def test_quantiles_mean_and_maximum_are_of_the_values_themselves() -> None:
+def test_quantiles_are_of_every_value_to_half_a_thousandth_and_mean_and_maximum_exact() -> None:
     taken = values(*({"duration": number / 10} for number in range(11)))
     found = judged("duration_p95<949ms; duration_p95<=0.951s; duration_mean<0.6s; duration_max<1s", taken)
     assert found == [
-        (False, pytest.approx(0.95), 11),
-        (True, pytest.approx(0.95), 11),
+        (False, pytest.approx(0.95, rel=5e-4), 11),
+        (True, pytest.approx(0.95, rel=5e-4), 11),
         (True, pytest.approx(0.5), 11),
         (False, 1.0, 11),
     ]
@@ -96,7 +96,7 @@ def test_what_was_not_observed_has_not_held_and_nor_has_what_may_be_late() -> No
 def test_it_makes_no_difference_in_which_process_a_call_was_made(times: list[float], cut: int) -> None:
     calls: list[dict[str, object]] = [{"duration": one} for one in times]
     one, other = values(*calls[:cut]), values(*calls[cut:])
-    one.add(other.packed())
+    one.add(other)
     asked = "duration_p90<50s; duration_max<50s; throttled<1%"
     assert judged(asked, one) == judged(asked, values(*calls))
 
