@@ -1,9 +1,18 @@
 """What a gateway costs and does, against the same calls made directly, and each with how it is known.
 
-Added time is the difference of medians. Calls are paired where the run sent the same prompt both ways, its n-th here
-with its n-th there; else the two are independent samples, which the traffic's mix must be the same for.
+Added time is that of each gateway's target over what was called directly; of several in a round, over the one in the
+region that the gateway's reply names. Calls are paired within each round of a run that made them in rounds
+(`gateway.py`), else where the run sent the same prompt both ways, its n-th here with its n-th there; else the two are
+independent samples, which the traffic's mix must be the same for, and the added time is the difference of medians.
+
+Less the service's own.  Where replies carry the service's timings (`latency_checkpoint`, whole milliseconds), what is
+        left without them varies far less than the time itself, and the same pairs tell it far more exactly. It is
+        inferred: the service's clock is its own.
+Buffering.  All at the end, by the record (`buffered_stream`); in pieces, where fewer than half as many of a stream's
+        events come by themselves as they do directly. The service's own filter may hold events back too, both ways.
 """
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -21,10 +30,23 @@ LOG_COLUMNS = (*LOST_COLUMNS, "backend_request_id", "backend_status", "backend_m
 # Where gateways put their own id into a reply; the policy's author may have named another.
 ID_HEADERS = ("microsoft-azure-api-management-correlation-id", "apim-trace-id", "x-correlation-id")
 CALL_COLUMNS = (
-    "target", "gateway", "request_stream", "request_max_tokens", "request_model", "prompt_id", "status_code",
-    "service_request_id", "response_id", "time_to_headers", "time_to_first_token", "buffered",
+    "target", "gateway", "request_stream", "request_max_tokens", "request_model", "prompt_id", "round", "status_code",
+    "service_request_id", "response_id", "time_to_headers", "time_to_first_token", "buffered", "region", "apart",
+    "service_first_token", "service_duration", "reasoning_tokens",
 )  # fmt: skip
-_MARKS = (("headers", "time_to_headers"), ("first token", "time_to_first_token"), ("whole call", "duration"))
+_MARKS = (
+    ("headers", "time_to_headers"),
+    ("first token", "time_to_first_token"),
+    ("first token, less the service's own", "first_token_outside"),
+    ("whole call", "duration"),
+    ("whole call, less the service's own", "duration_outside"),
+)
+_ADDED = (
+    "through", "asked_for", "mark", "n", "direct_p50", "gateway_p50", "added", "added_low", "added_high", "paired",
+    "verdict",
+)  # fmt: skip
+# Of a gateway's streams, so many must come in pieces for it to be the gateway's doing, and directly so few.
+_IN_PIECES, _IN_PIECES_DIRECTLY = 0.1, 0.02
 # Below this share of the calls one way a header counts as absent there, above 1 less this as present.
 _RARE = 0.05
 
@@ -32,9 +54,10 @@ _RARE = 0.05
 class Gateway(NamedTuple):
     """Frames, a row each; times in seconds, intervals of 95 %.
 
-    added      way of asking (stream or whole) and mark: n, direct_p50, gateway_p50, added with its interval, paired,
-               verdict
-    behaviour  what the gateway does: `what`, `calls` that show it, `of` so many, `known_by`
+    added      target `through` the gateway, way of asking (stream or whole) and mark: n, direct_p50, gateway_p50, added
+               with its interval, paired, verdict
+    behaviour  what a gateway does: `through` (its target; NA where it is said of all), `what`, `calls` that show it,
+               `of` so many, `known_by`
     headers    a header that one way has and the other has not: header, stream, direct and gateway (shares of calls)
     paths      how the gateway's log was put together with calls and with Azure OpenAI's log: `from_to`, `rule`, `rows`
     """
@@ -54,36 +77,52 @@ def analyse(joined: Joined, logs: Logs, header_shares: pd.DataFrame) -> Gateway:
 
 
 def added(calls: pd.DataFrame) -> pd.DataFrame:
-    answered = calls[calls["group"] == "answered"]
-    rows = []
-    for stream, part in answered.groupby("request_stream", sort=True):
-        direct, through = (part[part["gateway"] == way] for way in ("direct", "apim"))
-        for mark, column in _MARKS:
-            paired = pairs(through, direct, column).dropna()
-            is_paired = len(paired) >= FEW
-            found = (
-                quantile_estimate(paired, 0.5)
-                if is_paired
-                else quantile_difference(through[column], direct[column], 0.5)
-            )
-            if found is None:
-                continue
-            rows.append(
-                {
-                    "asked_for": "stream" if stream else "whole",
-                    "mark": mark,
-                    "n": found.n,
-                    "direct_p50": quantile(direct[column], 0.5),
-                    "gateway_p50": quantile(through[column], 0.5),
-                    "added": found.value,
-                    "added_low": found.low,
-                    "added_high": found.high,
-                    "paired": is_paired,
-                    "verdict": verdict(found),
-                }
-            )
-    columns = ["asked_for", "mark", "n", "direct_p50", "gateway_p50", "added", "added_low", "added_high"]
-    return pd.DataFrame(rows, columns=[*columns, "paired", "verdict"])
+    answered = _without_service(calls[calls["group"] == "answered"])
+    direct = answered[answered["gateway"] == "direct"]
+    rows = [
+        {"through": target, "asked_for": "stream" if stream else "whole", "mark": mark, **found}
+        for (target, stream), through in answered[answered["gateway"] == "apim"].groupby(["target", "request_stream"])
+        for mark, column in _MARKS
+        if (found := _added(through, direct[direct["request_stream"] == stream], column)) is not None
+    ]
+    return pd.DataFrame(rows, columns=_ADDED)
+
+
+def _without_service(calls: pd.DataFrame) -> pd.DataFrame:
+    """With the times less what the service says it took itself; its first token may be a hidden one."""
+    first = calls["time_to_first_token"].where(calls["reasoning_tokens"].fillna(0) == 0)
+    return calls.assign(
+        first_token_outside=first - calls["service_first_token"],
+        duration_outside=calls["duration"] - calls["service_duration"],
+    )
+
+
+def _added(through: pd.DataFrame, direct: pd.DataFrame, column: str) -> dict[str, Any] | None:
+    theirs = _counterparts(through, direct)
+    paired = pairs(through, theirs, column).dropna()
+    is_paired = len(paired) >= FEW
+    found = quantile_estimate(paired, 0.5) if is_paired else quantile_difference(through[column], theirs[column], 0.5)
+    if found is None:
+        return None
+    return {
+        "n": found.n,
+        "direct_p50": quantile(theirs[column], 0.5),
+        "gateway_p50": quantile(through[column], 0.5),
+        "added": found.value,
+        "added_low": found.low,
+        "added_high": found.high,
+        "paired": is_paired,
+        "verdict": verdict(found),
+    }
+
+
+def _counterparts(through: pd.DataFrame, direct: pd.DataFrame) -> pd.DataFrame:
+    """Of several that were called directly in a round, the one in the region that answered through the gateway."""
+    if direct["target"].nunique() < 2 or not through["round"].notna().any():
+        return direct
+    answered_by = through.loc[through["round"].notna() & through["region"].notna(), ["round", "region"]]
+    same: pd.DataFrame = direct.merge(answered_by, on=["round", "region"])
+    return same if len(same) else direct
 
 
 def _changed_headers(shares: pd.DataFrame) -> pd.DataFrame:
@@ -101,22 +140,46 @@ def _behaviour(joined: Joined, headers: pd.DataFrame) -> pd.DataFrame:
     calls = joined.calls[joined.calls["group"] != "dropped"]
     through = calls[calls["gateway"] == "apim"]
     rows = [
-        *_buffering(calls),
-        *_streams_refused(through),
+        *to_streams(calls),
         *_header_rows(headers),
         *_added_attempts(joined, through),
     ]
-    return pd.DataFrame(rows, columns=["what", "calls", "of", "known_by"])
+    return pd.DataFrame(rows, columns=["through", "what", "calls", "of", "known_by"])
 
 
-def _buffering(calls: pd.DataFrame) -> list[dict[str, Any]]:
-    streams = calls[calls["request_stream"].astype(bool) & (calls["group"] == "answered")]
-    through, direct = (streams[streams["gateway"] == way] for way in ("apim", "direct"))
+def to_streams(calls: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """What each gateway does to streams: rows of `behaviour`."""
+    theirs = _answered_streams(calls[calls["gateway"] == "direct"])
+    for target, through in calls[calls["gateway"] == "apim"].groupby("target"):
+        ours = _answered_streams(through)
+        rows = [*_buffering(ours, theirs), *_in_pieces(ours, theirs), *_streams_refused(through)]
+        yield from ({**row, "through": target} for row in rows)
+
+
+def _answered_streams(calls: pd.DataFrame) -> pd.DataFrame:
+    return calls[calls["request_stream"].astype(bool) & (calls["group"] == "answered")]
+
+
+def _buffering(through: pd.DataFrame, direct: pd.DataFrame) -> list[dict[str, Any]]:
     buffered = int(through["buffered"].sum())
     if not buffered:
         return []
     known = f"all their events came at once at the end; directly that is so of {int(direct['buffered'].sum()):,}"
     return [_row("buffers streams", buffered, len(through), f"{known} of {len(direct):,}")]
+
+
+def _in_pieces(through: pd.DataFrame, direct: pd.DataFrame) -> list[dict[str, Any]]:
+    """Streams whose events come several at a time."""
+    ours = through.loc[~through["buffered"].astype(bool), "apart"].dropna().astype("float64")
+    theirs = direct["apart"].dropna().astype("float64")
+    if ours.empty or theirs.empty:
+        return []
+    few = float(theirs.median()) / 2
+    pieces = int((ours < few).sum())
+    if pieces <= _IN_PIECES * len(ours) or (theirs < few).mean() > _IN_PIECES_DIRECTLY:
+        return []
+    known = f"{ours.median():.0%} of a stream's events came by themselves (median); directly {theirs.median():.0%}"
+    return [_row("buffers streams in pieces", pieces, len(ours), known)]
 
 
 def _streams_refused(through: pd.DataFrame) -> list[dict[str, Any]]:
@@ -270,13 +333,17 @@ def as_result(found: Gateway, lost: Lost, sentences: list[str]) -> Result:
 def _said_added(added: pd.DataFrame) -> list[str]:
     if added.empty:
         return ["No calls were answered both directly and through a gateway: what it adds is not known."]
+    known = added[added["added_low"].notna()]
     return [
-        f"{row['asked_for']}, {row['mark']}: {row['verdict']} through the gateway by {row['added'] * 1000:+,.1f} ms"
-        f" (95 %: {row['added_low'] * 1000:+,.1f} to {row['added_high'] * 1000:+,.1f};"
-        f" {row['n']:,} {'pairs' if row['paired'] else 'calls each, not paired'})."
-        for row in added.to_dict("records")
-        if row["added_low"] is not None
+        f"{asked_for}s through {through}: {'; '.join(map(_said_mark, rows.to_dict('records')))}."
+        for (through, asked_for), rows in known.groupby(["through", "asked_for"])
     ]
+
+
+def _said_mark(row: dict[Any, Any]) -> str:
+    ends = f"{row['added_low'] * 1000:+,.1f} to {row['added_high'] * 1000:+,.1f}"
+    of = f"{row['n']:,} {'pairs' if row['paired'] else 'calls each, not paired'}"
+    return f"{row['mark']} {row['verdict']}, {row['added'] * 1000:+,.1f} ms (95 %: {ends}; {of})"
 
 
 def _said_lost(totals: dict[str, Any], lost: Lost) -> str:

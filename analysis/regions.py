@@ -3,9 +3,10 @@
 `x-ms-region` is the region of the resource. On global deployments the model may have run elsewhere: where a reply says
 so (the `DR:` part of `azureai-model-sessionid`), that is `serving_region`.
 
-Speed is compared between targets that were called directly. Calls are paired where the run sent the same prompt in the
-same way to two targets, its n-th there with its n-th here, so that the time of day and the prompt cannot bias the
-difference; else the streams of the two are taken as independent samples of one mix.
+Speed is compared between targets that were called directly. Calls are paired so that the time of day and the prompt
+cannot bias the difference: within each round of a run that made them in rounds (`regions.py`), else where the run sent
+the same prompt in the same way to two targets, its n-th there with its n-th here. Where there are too few pairs the
+streams of the two are taken as independent samples of one mix.
 """
 
 from itertools import combinations
@@ -21,7 +22,7 @@ FEW = 30
 # What `read_run` has to make columns of.
 REGION_HEADERS = ("azureai-model-sessionid",)
 CALL_COLUMNS = (
-    "target", "gateway", "request_stream", "request_max_tokens", "prompt_id", "region", "time_to_first_token",
+    "target", "gateway", "request_stream", "request_max_tokens", "prompt_id", "round", "region", "time_to_first_token",
     "output_tokens", "reasoning_tokens", "service_request_id",
 )  # fmt: skip
 LOG_COLUMNS = ("duration_ms",)
@@ -181,8 +182,12 @@ def differences(direct: pd.DataFrame) -> pd.DataFrame:
 
 
 def pairs(ours: pd.DataFrame, theirs: pd.DataFrame, mark: str = "time_to_first_token") -> pd.Series:
-    """Differences of a time, by default that to the first token, of the n-th call of each prompt here and its n-th
-    there."""
+    """Differences of a time, by default that to the first token: of the calls of a round, where the scenario made them
+    in rounds, else of the n-th call of each prompt here and its n-th there."""
+    if all("round" in part and part["round"].notna().any() for part in (ours, theirs)):
+        one, other = (part[["round", mark]].dropna() for part in (ours, theirs))
+        both = one.merge(other, on="round", suffixes=("", "_other"))
+        return (both[mark] - both[f"{mark}_other"]).astype("float64")
     keys = ["prompt_id", "request_stream", "request_max_tokens"]
     numbered = [
         part.sort_values("at", kind="stable").assign(number=lambda one: one.groupby(keys, dropna=False).cumcount())

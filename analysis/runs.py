@@ -9,6 +9,11 @@ The columns are the fields of `ObservedCall` under their Python names, typed as 
     region        `x-ms-region` as last sent
     retry_after   seconds that a refusal asked to wait (`retry-after-ms`, else `retry-after`)
 
+and, where they are asked for:
+
+    service_first_token, service_duration   what the service says it took itself (`latency_checkpoint`), in seconds
+    apart         of a stream of ten events or more, the share of them that came over 1 ms after the one before
+
 Headers and the times of events stay in the journal: they are most of its bytes, and what the tables need of them is
 above.
 Nothing is filled in: what was not observed is NA. The small calls that check the targets before a run are kept apart.
@@ -34,6 +39,8 @@ ANSWERED = ("ok", "ok_length", "filtered_output")
 CANCELLED = ("cancelled_user", "cancelled_deadline", "orphaned")
 # A record with every header a server may send; DuckDB's own limit is lower.
 _LARGEST_LINE = 256 * 1024 * 1024
+# Of a stream of fewer events nothing can be said of how they came.
+_TOLD_APART = 10
 # Of what is large in a record, about so many calls are enough for a distribution.
 SAMPLE = 20_000
 _USUAL_LINE = 2_000
@@ -67,6 +74,14 @@ _DERIVED = {
 _WAITS = {
     f"sent {name}": f"CASE WHEN NOT {_any_of(ANSWERED)} THEN {last_sent(name)} END"
     for name in ("retry-after-ms", "retry-after", "date")
+}
+# What single analyses ask for.
+_SELDOM = {
+    "service_first_token": """CAST("azure.latency_checkpoint"->>'$.service_ttft_ms' AS DOUBLE) / 1000""",
+    "service_duration": """CAST("azure.latency_checkpoint"->>'$.service_ttlt_ms' AS DOUBLE) / 1000""",
+    "apart": f"""CASE WHEN len("probe.event_times") >= {_TOLD_APART} THEN (1 + len(list_filter(
+        range(2, len("probe.event_times") + 1),
+        lambda i: "probe.event_times"[i] - "probe.event_times"[i - 1] > 1000))) / len("probe.event_times") END""",
 }
 # Whether a line has what every record has; DuckDB reads what is missing or of another type as NULL.
 IS_RECORD = " AND ".join(
@@ -271,7 +286,7 @@ def lines(folder: Path) -> str:
 def _load(database: duckdb.DuckDBPyConnection, folder: Path, wanted: Iterable[str], more: Mapping[str, str]) -> None:
     """Makes the tables `lines` and `records`."""
     kept = {field.name: f'"{field.encode_name}"' for field in _FIELDS if field.name not in _LEFT_IN_THE_JOURNAL}
-    expressions = {name: sql for name, sql in {**kept, **_DERIVED}.items() if name in set(wanted)}
+    expressions = {name: sql for name, sql in {**kept, **_DERIVED, **_SELDOM}.items() if name in set(wanted)}
     if "retry_after" in set(wanted):
         expressions |= _WAITS
     names = ", ".join(f'{expression} AS "{name}"' for name, expression in {**expressions, **more}.items())

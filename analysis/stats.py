@@ -140,6 +140,14 @@ def design_effect(values: pd.Series, spells: Spells) -> float:
     return max(1.0, likely * variance * len(known) / float(known.var()))
 
 
+def needed(estimate: Estimate, within: float) -> int | None:
+    """How many observations would bring the interval to `within` on either side, as it narrows with their root; None
+    where one observation says nothing of that."""
+    if estimate.low is None or estimate.high is None:
+        return None
+    return max(1, math.ceil(estimate.n * ((estimate.high - estimate.low) / 2 / within) ** 2))
+
+
 def mean_estimate(values: pd.Series, seed: int = 0) -> Estimate | None:
     """None without observations."""
     known = _known(values)

@@ -131,7 +131,8 @@ class Simulation:
             log = GatewayLog(records, name, self._config.logs.mask_addresses)
             trusted = None if self._certificates is None else self._certificates.client_context()
             plan = Plan(self._config.faults, self._own_rng(f"{name}-faults"), time.monotonic())
-            gateway = Gateway(name, settings, key, pool, self._issuer, log, plan, self._stage, trusted)
+            rng = self._own_rng(name)
+            gateway = Gateway(name, settings, key, pool, self._issuer, log, plan, self._stage, trusted, rng)
             self._exits.push_async_callback(gateway.close)
             port = await self._listen_as(name, self._recorded(name, gateway.answer), settings.port, tls)
             deployments = resources[settings.backends[0].resource]["deployments"]

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import msgspec
 
-from simulator.service.latency import Latency
+from simulator.service.latency import Latency, Spread
 from simulator.service.limits import DebitRule
 from simulator.service.provisioned import provisioned_model
 
@@ -105,7 +105,12 @@ class Gateway(_Table, frozen=True):
     subscription_keys: bool = True
     entra: bool = False
     managed_identity: bool = False
+    # What its policies take before a call goes on.
+    latency: Spread = Spread(0.0, 0.0)
     buffer_response: bool = False
+    # A stream goes out in pieces of so many bytes, or as often as this; 0: as it comes.
+    buffer_bytes: int = 0
+    buffer_seconds: float = 0.0
     block_streaming: bool = False
     log_bodies: bool = False
     error_headers: bool = False
@@ -257,6 +262,8 @@ def _contradictions(config: Config) -> list[str]:
             for backend in gateway.backends
             if backend.resource not in config.resources
         ]
+        if gateway.buffer_bytes < 0 or gateway.buffer_seconds < 0:
+            problems.append(f"gateways.{name}: a buffer has no less than 0 bytes or seconds")
         if not gateway.backends:
             problems.append(f"gateways.{name}: no backends")
     problems += [problem for fault in config.faults for problem in _misplaced(fault, config)]

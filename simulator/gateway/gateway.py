@@ -10,9 +10,10 @@ Decided.  The semantic cache takes two prompts for alike when they are the same 
 """
 
 import asyncio
+import random
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, NamedTuple
 
 import aiohttp
@@ -36,6 +37,8 @@ _NOT_FORWARDED = {"host", "content-length", "connection", "keep-alive", "transfe
     name.lower() for name in KEY_HEADERS
 }
 _NOT_RETURNED = {"connection", "keep-alive"}
+# The event loop waits whole milliseconds.
+_TICK = 0.001
 _AUDIENCE = "https://cognitiveservices.azure.com"
 
 
@@ -57,6 +60,7 @@ class Gateway:
         plan: faults.Plan,
         stage: Stage,
         trusted: ssl.SSLContext | None,
+        rng: random.Random,
     ) -> None:
         self.name = name
         self.key = key
@@ -70,6 +74,7 @@ class Gateway:
         self._pool = Pool(members)
         self._counters: dict[str, TokenCounter] = {}
         self._identity = identity_of(name)
+        self._rng = rng
         self._cache: dict[str, tuple[float, Reply]] = {}
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0, ssl=True if trusted is None else trusted),
@@ -102,6 +107,7 @@ class Gateway:
             visit.cached = True
             return await self._send(visit, _reply_of(kept), "cached")
         counter = self._count(subscription, visit)
+        await self._take_time(visit.call)
         async with await self._forward(visit) as upstream:
             return await self._return(visit, upstream, counter)
 
@@ -230,13 +236,28 @@ class Gateway:
             headers += counter.headers(visit.estimated_tokens, time.monotonic())
         relay = Relay(visit.request, visit.call)
         relay.begin(upstream.status, upstream.reason or "", headers)
-        async for data in upstream.content.iter_any():
+        async for data in self._held(upstream.content.iter_any()):
             visit.body += data
             relay.write(data)
         _use(visit, counter)
         response = relay.end()
         visit.call.outcome = "forwarded"
         return response
+
+    async def _held(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """What comes, as the gateway's buffer lets it go."""
+        size, seconds = self._settings.buffer_bytes, self._settings.buffer_seconds
+        held, since = bytearray(), None
+        async for data in pieces:
+            held += data
+            since = since or time.monotonic()
+            if len(held) >= size and time.monotonic() - since >= seconds:
+                whole = len(held) - len(held) % size if size else len(held)
+                yield bytes(held[:whole])
+                del held[:whole]
+                since = None
+        if held:
+            yield bytes(held)
 
     async def _pass_on(
         self,
@@ -253,6 +274,15 @@ class Gateway:
         got = Reply(upstream.status, upstream.reason or "", headers, bytes(visit.body))
         self._keep(visit, got)
         return await self._send(visit, _reply_of(got), "forwarded")
+
+    async def _take_time(self, call: Call) -> None:
+        """Until its policies are through: as long after the call's arrival as was drawn."""
+        took = self._settings.latency.draw(self._rng)
+        until = call.arrived / 1e9 + took
+        if took and (left := until - time.monotonic() - _TICK) > 0:
+            await asyncio.sleep(left)
+        while time.monotonic() < until:
+            await asyncio.sleep(0)
 
     def _cached(self, visit: Visit) -> Reply | None:
         if self._settings.semantic_cache is None or visit.stream:
