@@ -45,8 +45,9 @@ _ADDED = (
     "through", "asked_for", "mark", "n", "direct_p50", "gateway_p50", "added", "added_low", "added_high", "paired",
     "verdict",
 )  # fmt: skip
-# Of a gateway's streams, so many must come in pieces for it to be the gateway's doing, and directly so few.
-_IN_PIECES, _IN_PIECES_DIRECTLY = 0.1, 0.02
+# What so many of a gateway's streams show, and so many times fewer of those called directly, is the gateway's doing: a
+# hiccup of any machine on the way holds up a stream now and then.
+_OFTEN, _TIMES_FEWER = 0.1, 3
 # Below this share of the calls one way a header counts as absent there, above 1 less this as present.
 _RARE = 0.05
 
@@ -162,10 +163,15 @@ def _answered_streams(calls: pd.DataFrame) -> pd.DataFrame:
 
 def _buffering(through: pd.DataFrame, direct: pd.DataFrame) -> list[dict[str, Any]]:
     buffered = int(through["buffered"].sum())
-    if not buffered:
+    if not _is_the_gateways(through["buffered"], direct["buffered"]):
         return []
     known = f"all their events came at once at the end; directly that is so of {int(direct['buffered'].sum()):,}"
     return [_row("buffers streams", buffered, len(through), f"{known} of {len(direct):,}")]
+
+
+def _is_the_gateways(through: pd.Series, direct: pd.Series) -> bool:
+    share, directly = through.sum() / max(1, len(through)), direct.sum() / max(1, len(direct))
+    return bool(share > _OFTEN and share > _TIMES_FEWER * directly)
 
 
 def _in_pieces(through: pd.DataFrame, direct: pd.DataFrame) -> list[dict[str, Any]]:
@@ -176,7 +182,7 @@ def _in_pieces(through: pd.DataFrame, direct: pd.DataFrame) -> list[dict[str, An
         return []
     few = float(theirs.median()) / 2
     pieces = int((ours < few).sum())
-    if pieces <= _IN_PIECES * len(ours) or (theirs < few).mean() > _IN_PIECES_DIRECTLY:
+    if not _is_the_gateways(ours < few, theirs < few):
         return []
     known = f"{ours.median():.0%} of a stream's events came by themselves (median); directly {theirs.median():.0%}"
     return [_row("buffers streams in pieces", pieces, len(ours), known)]

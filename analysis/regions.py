@@ -9,6 +9,7 @@ the same prompt in the same way to two targets, its n-th there with its n-th her
 streams of the two are taken as independent samples of one mix.
 """
 
+from collections.abc import Mapping
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -237,7 +238,7 @@ def backend_pool(weights: pd.DataFrame) -> dict[str, Any]:
 def as_result(found: Regions) -> Result:
     pool = backend_pool(found.weights) if len(found.weights) else None
     return Result(
-        [_said(row) for row in found.differences.to_dict("records")],
+        [said_difference(row) for row in found.differences.to_dict("records")],
         {"backend_pool": pool},
         {
             "regions": Table("Answered calls by region, s", found.regions, "no answered call names its region"),
@@ -250,7 +251,8 @@ def as_result(found: Regions) -> Result:
     )
 
 
-def _said(row: dict[Any, Any]) -> str:
+def said_difference(row: Mapping[Any, Any]) -> str:
+    """A row of `differences`, in words."""
     if row["verdict"] not in ("faster", "slower"):
         return f"{row['target']} and {row['than']}: {row['verdict']} in {row['n']} calls."
     ends = sorted(abs(row[f"difference_{end}"]) * 1000 for end in ("low", "high"))

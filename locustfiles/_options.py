@@ -1,6 +1,7 @@
 """The options of a run, each as a flag of Locust's and as an environment variable."""
 
 import os
+import re
 import secrets
 import socket
 import sys
@@ -40,6 +41,7 @@ OPTIONS = (
     ("--clock", "HEADROOM_CLOCK", "kernel", "arrival stamps: the kernel's (on Linux), or user: this process's own"),
     ("--max-tainted", "HEADROOM_MAX_TAINTED", "0.01", "share of late stamps up to which first tokens are reported"),
     ("--rounds", "HEADROOM_ROUNDS", "100", "gateway.py, regions.py: so many calls to each target, in rounds"),
+    ("--precision", "HEADROOM_PRECISION", "", "gateway.py, regions.py: know differences within this: 1ms, or 20ms"),
     ("--sdk-retries", "HEADROOM_SDK_RETRIES", "", "sdk_retries.py: retries of the SDK; by default its own number, 2"),
     ("--allow-host", "HEADROOM_ALLOW_HOST", "", "your own hosts that may get the key, with commas, or *.NAME"),
     ("--ca-bundle", "HEADROOM_CA_BUNDLE", "", "certificates (PEM) of authorities to trust besides the system's"),
@@ -87,6 +89,7 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     max_tainted: float
     slo: tuple[Objective, ...]
     rounds: int
+    precision: float | None
     sdk_retries: int | None
     allow_host: str
     ca_bundle: str
@@ -163,6 +166,7 @@ def read_options(parsed: Any) -> Options:
         max_tainted=_number(text, "--max-tainted", 0.0, 1.0),
         slo=read_objectives(text["--slo"]),
         rounds=int(_number(text, "--rounds", 1, 1e9)),
+        precision=_duration(text, "--precision") if text["--precision"] else None,
         sdk_retries=int(_number(text, "--sdk-retries", 0, 100)) if text["--sdk-retries"] else None,
         allow_host=text["--allow-host"],
         ca_bundle=text["--ca-bundle"],
@@ -301,6 +305,13 @@ def _mix(path: str) -> tuple[TrafficClass, ...]:
         return read_mix(Path(path)) if path else CONVERSATION
     except ValueError as error:
         raise SettingsError(str(error)) from None
+
+
+def _duration(text: Mapping[str, str], flag: str) -> float:
+    form = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h)", text[flag])
+    if form is None or not float(form[1]):
+        raise SettingsError(f"{flag} ({_variable(flag)}) is {text[flag]!r}; it takes a time such as 20ms, 1.5s or 2m")
+    return float(form[1]) * {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}[form[2]]
 
 
 def _number(text: Mapping[str, str], flag: str, low: float, high: float) -> float:

@@ -90,21 +90,28 @@ class Rounds(Scenario):
         self._own_texts = own_texts
 
     def check(self, options: Options, targets: Sequence[Target]) -> None:
-        super().check(options, targets)
         if options.trace is not None:
             raise SettingsError(f"{self.name}.py makes calls of its own, as --mix says, and replays no --trace")
-        if len(targets) < 2:
-            raise SettingsError(f"{self.name}.py compares targets, and there is only {targets[0].name}; name several")
+        super().check(options, targets)
+        compared = [target.name for target in self.compared(targets)]
+        if len(compared) < 2:
+            only = f"only {compared[0]}" if compared else "none"
+            raise SettingsError(f"{self.name}.py compares targets, and there is {only} that it can; name several")
+
+    def compared(self, targets: Sequence[Target]) -> Sequence[Target]:
+        """Those that a round calls."""
+        return targets
 
     def arrivals(self, options: Options, mix: Mix, share: Share, targets: Sequence[Target]) -> Iterator[Arrival]:
-        due = times(options, share, len(targets)) if options.is_open else repeat(0.0)
-        return rounds(due, mix, targets, options.rounds, options.seed, share, own_texts=self._own_texts)
+        called = self.compared(targets)
+        due = times(options, share, len(called)) if options.is_open else repeat(0.0)
+        return rounds(due, mix, called, options.rounds, options.seed, share, own_texts=self._own_texts)
 
     def ends(self, options: Options) -> bool:
         return True
 
     def expected(self, options: Options, targets: Sequence[Target], users: int, seconds: float | None) -> Expected:
-        most = options.rounds * len(targets)
+        most = options.rounds * len(self.compared(targets))
         by_time = super().expected(options, targets, users, seconds)
         calls = most if by_time.most is None else min(most, by_time.most)
         return by_time._replace(calls=calls, most=calls)

@@ -12,11 +12,11 @@ the first token and the whole call, by pairs of calls, and whether it buffers, b
 
 from locust import constant, task
 
+from locustfiles._compared import GatewayRounds
 from locustfiles._run import listen, running
-from locustfiles._scenario import Rounds
 from locustfiles._user import AzureOpenAIUser
 
-listen(Rounds("gateway", own_texts=True))
+listen(GatewayRounds())
 
 
 class GatewayUser(AzureOpenAIUser):

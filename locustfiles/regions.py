@@ -11,11 +11,11 @@ interval, and weights for a load balancer.
 
 from locust import constant, task
 
+from locustfiles._compared import RegionsRounds
 from locustfiles._run import listen, running
-from locustfiles._scenario import Rounds
 from locustfiles._user import AzureOpenAIUser
 
-listen(Rounds("regions", own_texts=False))
+listen(RegionsRounds())
 
 
 class RegionsUser(AzureOpenAIUser):
