@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 from aiohttp import web
 
+from simulator.azure.blobs import LARGEST_BODY, Account
 from simulator.azure.certificates import Certificates
 from simulator.azure.identity import APP_SERVICE_PATH, MANAGED_IDENTITY, Issuer, ManagedIdentities, identity_of
 from simulator.azure.logs import DiagnosticLog, Lines, Records
@@ -42,6 +43,10 @@ class Place(NamedTuple):
     @property
     def logs(self) -> Path:
         return self.data / "logs"
+
+    @property
+    def blobs(self) -> Path:
+        return self.data / "blobs"
 
     @property
     def ledger(self) -> Path:
@@ -80,6 +85,8 @@ class Simulation:
         }
         if config.logs.log_analytics:
             ready["log_analytics"] = await self._start_workspace(records)
+        if config.storage.account:
+            ready["storage"] = await self._start_storage()
         if self._certificates is not None:
             ready["ca"] = str(self._certificates.file)
         return ready
@@ -155,9 +162,17 @@ class Simulation:
         endpoint = await self._serve(workspace.routes(), self._authority().server_context())
         return {"endpoint": endpoint, "workspace_id": workspace.id}
 
+    async def _start_storage(self) -> dict[str, str]:
+        settings, place = self._config.storage, self._place
+        account = Account(settings.account, place.logs, place.blobs, settings.role, self._issuer, time.time)
+        account.create(settings.container)
+        endpoint = await self._serve(account.routes(), self._authority().server_context())
+        url = f"{endpoint}/{settings.account}"
+        return {"account": url, "container": f"{url}/{settings.container}"}
+
     async def _serve(self, routes: Iterable[web.AbstractRouteDef], tls: ssl.SSLContext | None) -> str:
         """Ordinary handlers, on a port of their own; returns their address."""
-        app = web.Application()
+        app = web.Application(client_max_size=LARGEST_BODY)
         app.add_routes(routes)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()

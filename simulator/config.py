@@ -19,6 +19,8 @@ from simulator.service.limits import DebitRule
 from simulator.service.provisioned import provisioned_model
 
 Generation = Literal["2023", "2024", "2025", "2026-02", "2026-03", "2026-06", "2026-08"]
+# What the tokens of a storage account's callers may do.
+Role = Literal["contributor", "reader", "none"]
 
 
 class ConfigError(ValueError):
@@ -142,6 +144,12 @@ class Logs(_Table, frozen=True):
     mask_addresses: bool = True
 
 
+class Storage(_Table, frozen=True):
+    account: str = ""
+    container: str = "results"
+    role: Role = "contributor"
+
+
 class Fault(_Table, frozen=True):
     """`after` and `until` are seconds since the start."""
 
@@ -160,6 +168,7 @@ class Config(_Table, frozen=True):
     tls: Literal["none", "good", "expired", "wrong_host"] = "none"
     identity: Identity = Identity()
     logs: Logs = Logs()
+    storage: Storage = Storage()
     faults: tuple[Fault, ...] = ()
 
 

@@ -34,7 +34,7 @@ def awaited(find: Callable[[], Found | None]) -> Found:
 
 
 def line_of(ledger: Path, request_id: str) -> dict[str, Any] | None:
-    lines = (json.loads(line) for line in ledger.read_text().splitlines())
+    lines = (json.loads(line) for line in ledger.read_text().splitlines()) if ledger.exists() else iter(())
     return next((line for line in lines if line["request_id"] == request_id), None)
 
 

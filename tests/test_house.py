@@ -28,6 +28,7 @@ ROWS = (
     "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py analysis/redact.py"
     " analysis/signals.py analysis/verify.py analysis/replay.py analysis/export.py analysis/sending.py",
     "probe/client.py probe/identity.py analysis/to_otlp.py analysis/gather.py",
+    "probe/blobs.py",
     "analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py analysis/ptu.py"
     " analysis/lost.py analysis/destinations.py",
     "analysis/loads.py analysis/counted.py analysis/comparable.py",
