@@ -35,7 +35,7 @@ class Result(NamedTuple):
 
 def render(result: Result, output: Output) -> str:
     if output == "json":
-        return json.dumps(as_json(result), indent=2)
+        return _json(as_json(result))
     lines = [printable(line) for line in result.lines]
     said = "\n".join(lines if output == "table" else [f"- {_escaped(line)}" for line in lines])
     return "\n\n".join(part for part in (said, *(_section(table, output) for table in result.tables.values())) if part)
@@ -45,11 +45,16 @@ def render_runs(results: Sequence[tuple[str, Result]], output: Output) -> str:
     """Of runs and their results; as JSON one object, which names its `run`, or a list of them for several."""
     if output == "json":
         found = [{"run": name, **as_json(result)} for name, result in results]
-        return json.dumps(found[0] if len(found) == 1 else found, indent=2)
+        return _json(found[0] if len(found) == 1 else found)
     if len(results) == 1:
         return render(results[0][1], output)
     mark = "## " if output == "md" else ""
     return "\n\n".join(f"{mark}{printable(name)}\n\n{render(result, output)}" for name, result in results)
+
+
+def _json(value: Any) -> str:
+    # Python leaves DEL as it is.
+    return json.dumps(value, indent=2).replace("\x7f", "\\u007f")
 
 
 def as_json(result: Result) -> dict[str, Any]:

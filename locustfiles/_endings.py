@@ -31,6 +31,7 @@ from locust.env import Environment
 from locust.rpc import Message
 from locust.runners import STATE_MISSING, STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
 
+from locustfiles._tables import fold
 from probe.advice import EXIT_LOST
 
 SILENCE_SECONDS = 8.0
@@ -43,22 +44,30 @@ _DRAIN, _STOP_NOW, _JOINED, _OPEN = "headroom_drain", "headroom_stop_now", "head
 
 
 class Workers:
-    """A master's view of its workers. `on_lost` gets the name of one that has gone without having ended."""
+    """A master's view of its workers. `on_lost` gets the name of one that has gone without having ended; `on_early_end`
+    is told of a child that went before there was a run."""
 
-    def __init__(self, master: MasterRunner, on_joined: Callable[[str], None], on_lost: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        master: MasterRunner,
+        on_joined: Callable[[str], None],
+        on_lost: Callable[[str], None],
+        on_early_end: Callable[[], None],
+    ) -> None:
         # Those that went without their last word, by their names in the run.
         self.lost: list[str] = []
         self.draining = False
         self._master = master
-        self._on_joined, self._on_lost = on_joined, on_lost
+        self._on_joined, self._on_lost, self._on_early_end = on_joined, on_lost, on_early_end
         # By what Locust calls them: their names in the run, and where they are children of this process their ids.
         self._names: dict[str, str] = {}
         self._pids: dict[str, int] = {}
         self._ended: set[str] = set()
         self._open: dict[str, int] = {}
         options: Any = master.environment.parsed_options
-        # At this time there are no others.
+        # At this time there are no others. One that has ended already may be among them or not.
         self._children = {child.pid for child in psutil.Process().children()} if options.processes else set()
+        self._too_few = bool(options.processes) and len(self._children) < options.expect_workers
         master.register_message(_JOINED, self._take_joined)
         master.environment.events.worker_report.add_listener(self._take_report)
         self._leave = master.quit
@@ -145,11 +154,14 @@ class Workers:
 
     def _take_report(self, client_id: str, data: dict[str, Any], **_: Any) -> None:
         self._open[client_id] = data.get(_OPEN, 0)
+        fold(self._master.stats.errors)
 
     def _watch(self) -> None:
         while True:
             gevent.sleep(_LOOK_SECONDS)
             dead = self._reap()
+            if (dead or self._too_few) and not self._names:
+                self._on_early_end()
             for client_id in self._names:
                 client = self._master.clients.get(client_id)
                 if client is not None and client.state == STATE_MISSING:

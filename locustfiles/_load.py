@@ -16,6 +16,7 @@ from gevent.lock import BoundedSemaphore
 
 from locustfiles._arrivals import Arrival, Share
 from locustfiles._breaker import Breaker
+from locustfiles._clocks import Clocks
 from locustfiles._hub import HubWaiting
 from locustfiles._live import Process, Seen
 from locustfiles._options import Options
@@ -31,7 +32,6 @@ from probe.request import TokenProvider
 from probe.spending import Ledger
 from probe.target import Target
 
-CLOCK_STEP_SECONDS = 0.05
 # The traffic of the checks of each target before a run.
 PREFLIGHT = "preflight"
 _RARELY = (70_000, 50, 50)
@@ -58,10 +58,7 @@ class Load:
         # For whoever looks on, and what the run's objectives are judged on.
         self.seen = Seen()
         self.findings = scenario.findings()
-        # Where the wall clock left the monotonic one: seconds since the run began, and by how many.
-        self.clock_steps: list[dict[str, float | None]] = []
-        self._offset: int | None = None
-        self._clocks_due = -(10**18)
+        self.clocks = Clocks(self.began)
         # The open model: what is due, and room for calls in flight.
         self.is_open = options.is_open
         self.slots = BoundedSemaphore(options.max_in_flight)
@@ -123,21 +120,13 @@ class Load:
     def look_at_clocks(self) -> float | None:
         """By how many seconds the wall clock has left the monotonic one since the last look, where that is much.
 
-        Then, and each minute, the journal gets a note. The machine's sleep is a step too. Raises nothing: what is wrong
-        with the journal is in its `failure`.
+        Raises nothing: what is wrong with the journal is in its `failure`.
         """
-        at = time.perf_counter_ns() - self.began
-        offset = time.time_ns() - at
-        step = None if self._offset is None else (offset - self._offset) / 1e9
-        has_stepped = step is not None and abs(step) > CLOCK_STEP_SECONDS
-        self._offset = offset
-        if has_stepped:
-            self.clock_steps.append({"at": round(at / 1e9, 3), "seconds": step})
-        if has_stepped or at >= self._clocks_due:
-            self._clocks_due = at + 60 * 10**9
+        look = self.clocks.look()
+        if look.note:
             with suppress(JournalError):
-                self.journal.read_clocks(at / 1e9, step if has_stepped else None)
-        return step if has_stepped else None
+                self.journal.read_clocks(look.at, look.step)
+        return look.step
 
     def report(self) -> bytes:
         """What this process has seen since its last report (`_live`)."""

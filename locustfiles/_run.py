@@ -19,7 +19,7 @@ import gevent
 import msgspec
 from gevent import GreenletExit
 from gevent.event import Event
-from locust import events
+from locust import events, log
 from locust.env import Environment
 from locust.runners import STATE_CLEANUP, STATE_RUNNING, STATE_STOPPED, MasterRunner, WorkerRunner
 
@@ -140,7 +140,7 @@ class Session:
             leave_by_itself(lambda: self._code)
             runner.register_message(_TALLY, self._take_tally)
             runner.register_message(_FAILED, self._take_failure)
-            self._workers = Workers(runner, self._take_joined, self._take_lost)
+            self._workers = Workers(runner, self._take_joined, self._take_lost, self._take_early_end)
             environment.events.worker_report.add_listener(lambda data, **_: self._take_seen(data.get(_SEEN)))
         for line in check_listening(environment.parsed_options):
             say(line)
@@ -210,8 +210,14 @@ class Session:
         runner = self.environment.runner
         assert runner is not None
         if isinstance(runner, WorkerRunner):
+<<<<<<< HEAD
             told = {"seen": seen, "findings": load.findings.packed()}
             runner.send_message(_TALLY, {"counts": {**load.tally, **records(load)}, **told})
+=======
+            ended = {**load.tally, **records(load), "raised": int(log.unhandled_greenlet_exception)}
+            told = {"values": load.values.packed(), "findings": load.findings.packed()}
+            runner.send_message(_TALLY, {"counts": ended, **told})
+>>>>>>> a63fe75 (Workers that die early and listeners that raise in one end a run with 70; names keep leading where they led; a full disk, silence and tokens' ends are timed in tests)
             self._senders.run_ended()
             return
         self._take_seen(seen)
@@ -222,7 +228,7 @@ class Session:
         tally = load.tally + self._workers_tally + records(load)
         tally["spent_tokens"] += self._checked_in_run.tokens
         tally["spent_microdollars"] += round(self._checked_in_run.cost * 1e6)
-        if lost or tally["internal"] or runner.exceptions:
+        if lost or tally["internal"] or tally["raised"] or runner.exceptions or log.unhandled_greenlet_exception:
             self._end_with(EXIT_LOST)
         judgements = self._judge(tally)
         counted: dict[str, Any] = {**counts(tally, self.options.is_open), **({"lost": lost} if lost else {})}
@@ -458,7 +464,7 @@ class Session:
         while self.load is load:
             step = load.look_at_clocks()
             if step is not None and self._worker is None:
-                self._add_to_run(load, {"clock_steps": load.clock_steps})
+                self._add_to_run(load, {"clock_steps": load.clocks.steps})
                 say(f"the wall clock was set by {step:+.1f} s, or the machine slept; times measured here are not of it")
             load.seen.look_at_limits(load.now())
             if self._worker is None:
@@ -502,6 +508,11 @@ class Session:
             say("no worker is left; the run stops")
             self._how = "failed"
             gevent.spawn(self.environment.runner.quit)
+
+    def _take_early_end(self) -> None:
+        """A process of `--processes` has ended before it was a worker; Locust would wait for it for good."""
+        if self.load is None and self._ending is None and not self._leaving:
+            self._refuse("a worker's process ended before the run could begin; see above", EXIT_LOST)
 
     def _take_tally(self, environment: Environment, msg: Any, **_: Any) -> None:
         assert self._workers is not None

@@ -6,6 +6,7 @@ The tables end up on a terminal, in a page and in CSV files, so nothing in them 
 """
 
 import re
+from typing import Any
 
 from probe.escaping import csv_safe, printable
 
@@ -39,6 +40,17 @@ class ErrorTexts:
             return OTHER
         self._known.add(text)
         return text
+
+
+def fold(errors: dict[str, Any]) -> None:
+    """Of a master, whose workers have `MOST_ERRORS` kinds each: what is beyond as many goes into a row a target."""
+    for key in list(errors)[MOST_ERRORS:]:
+        row = errors[key]
+        into = f"{OTHER} {row.method} {row.name}"
+        if key != into:
+            other = errors.setdefault(into, type(row)(row.method, row.name, OTHER, 0, row.first_seen, row.last_seen))
+            other.occurrences += errors.pop(key).occurrences
+            other.last_seen = row.last_seen
 
 
 def row_name(target: str, stream: bool) -> str:

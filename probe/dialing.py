@@ -7,7 +7,9 @@ over. An address that cannot be reached is forgotten.
 A proxy is what HTTPS_PROXY and NO_PROXY say, as every client on the machine reads them; only TLS goes through it, in a
 CONNECT tunnel, since nothing else may leave the machine. Only proxies that are spoken to in plain HTTP are supported.
 
-A name that resolves to an address no service has (`hosts.is_forbidden`) gets no connection.
+A name that resolves to an address no service has (`hosts.is_forbidden`) gets no connection, and neither does one that
+led into a virtual network, to the internet or to loopback before and now leads to another of these: somebody else may
+be answering for it.
 
 Trust is the operating system's: on Linux what OpenSSL was told, `SSL_CERT_FILE` included; elsewhere the system's store
 through truststore, but not under gevent, where that recurses without end (gevent #2178): there Windows' store is read
@@ -23,6 +25,7 @@ import sys
 import threading
 import time
 import urllib.request
+from collections.abc import Callable
 from functools import cache
 from typing import NamedTuple
 from urllib.parse import unquote, urlsplit
@@ -33,7 +36,7 @@ import msgspec
 from probe.channel import Address, Channel, SecureChannel, Socket, begin_connect
 from probe.descriptors import none_left
 from probe.errors import TransportError
-from probe.hosts import is_forbidden
+from probe.hosts import address_class, is_forbidden
 from probe.secrecy import remember
 from probe.stamps import Stamp
 from probe.target import Trust
@@ -169,10 +172,24 @@ def _authorization(user: str | None, password: str | None) -> str | None:
     return base64.b64encode(f"{unquote(user)}:{unquote(password or '')}".encode()).decode()
 
 
-class _Names:
-    """What names resolved to, and until when that holds."""
+def _resolve(host: str, port: int) -> list[Address]:
+    try:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except (socket.gaierror, UnicodeError) as error:
+        raise TransportError("dns", f"{host}: {getattr(error, 'strerror', None) or error}") from None
+    forbidden = next((sockaddr[0] for *_, sockaddr in found if is_forbidden(str(sockaddr[0]))), None)
+    if forbidden is not None:
+        raise TransportError("dns", f"{host} leads to {forbidden}, which no service has; nothing was sent")
+    return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
 
-    def __init__(self) -> None:
+
+class Names:
+    """What names resolved to, and until when that holds. `resolve` gives the addresses of a host and a port."""
+
+    def __init__(self, resolve: Callable[[str, int], list[Address]] = _resolve) -> None:
+        self._resolve = resolve
+        # By name: the classes of address that it led to first.
+        self._classes: dict[str, set[str]] = {}
         self._known: dict[tuple[str, int], tuple[float, list[Address]]] = {}
         self._asking: dict[tuple[str, int], threading.Lock] = {}
 
@@ -184,26 +201,25 @@ class _Names:
             if time.monotonic() < until:
                 return known, None
             began = time.perf_counter_ns()
-            found = _resolve(host, port)
+            found = self._resolve(host, port)
+            self._pin(host, found)
             self._known[host, port] = (time.monotonic() + NAME_LIFETIME_SECONDS, found)
             return found, (time.perf_counter_ns() - began) / 1e9
+
+    def _pin(self, host: str, found: list[Address]) -> None:
+        classes = {address_class(str(address.sockaddr[0])) for address in found}
+        first = self._classes.setdefault(host, classes)
+        if not classes <= first:
+            led, leads = " and ".join(sorted(first)), " and ".join(sorted(classes - first))
+            raise TransportError(
+                "dns", f"{host} led to {led} addresses and now leads to {leads} ones; nothing was sent"
+            )
 
     def forget(self, host: str, port: int) -> None:
         self._known.pop((host, port), None)
 
 
-_names = _Names()
-
-
-def _resolve(host: str, port: int) -> list[Address]:
-    try:
-        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    except (socket.gaierror, UnicodeError) as error:
-        raise TransportError("dns", f"{host}: {getattr(error, 'strerror', None) or error}") from None
-    forbidden = next((sockaddr[0] for *_, sockaddr in found if is_forbidden(str(sockaddr[0]))), None)
-    if forbidden is not None:
-        raise TransportError("dns", f"{host} leads to {forbidden}, which no service has; nothing was sent")
-    return [Address(family, sockaddr) for family, _, _, _, sockaddr in found]
+_names = Names()
 
 
 def _connect(host: str, port: int, stamps: bool, limit: Stamp, waiting: Waiting, dialed: Dialed) -> Socket:

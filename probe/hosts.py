@@ -102,6 +102,13 @@ def is_forbidden(host: str) -> bool:
 _METADATA = {"168.63.129.16", "fd00:ec2::254"}
 
 
+def address_class(host: str) -> str:
+    """Whose an address is: `loopback`, `private` (a virtual network's) or `public`."""
+    address = ipaddress.ip_address(host.partition("%")[0])
+    mapped = getattr(address, "ipv4_mapped", None) or address
+    return "loopback" if mapped.is_loopback else "private" if mapped.is_private else "public"
+
+
 def check_host(where: str, host: str, allowed: Iterable[str]) -> None:
     """Whether a credential may go there. `allowed` are names, with those under a name as `*.NAME`.
 

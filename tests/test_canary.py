@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import urllib.request
 from collections.abc import Callable, Iterator
 from itertools import count
@@ -20,7 +21,7 @@ from tests.commands import BIN, ROOT, environment, run
 from tests.runs import Start, only_run, openai_shaped, results_in
 from tests.simulators import awaited
 from tests.test_identity import IdentityEndpoint, identity
-from tests.wire import WireServer, answers, reply, serving
+from tests.wire import WireServer, answers, reply, sends_then_waits, serving
 
 __all__ = ["identity"]
 
@@ -202,6 +203,36 @@ def page(url: str) -> bytes:
             return bytes(reply_.read())
     except HTTPError as error:
         return error.read()
+
+
+UNREACHED = {
+    "nobody there": {"AZURE_OPENAI_ENDPOINT": "http://127.0.0.1:1"},
+    "no name": {"AZURE_OPENAI_ENDPOINT": "https://made-up.openai.azure.com", "HTTPS_PROXY": ""},
+    "a dead proxy": {"AZURE_OPENAI_ENDPOINT": "https://made-up.openai.azure.com"},
+    "a proxy in TLS": {"AZURE_OPENAI_ENDPOINT": "https://x.openai.azure.com", "HTTPS_PROXY": f"https://u:{HEADER}@x:1"},
+    "a wrong name": {"AZURE_OPENAI_ENDPOINT": f"https://u:{KEY}@x.openai.azure.com"},
+}
+
+
+@pytest.mark.parametrize("changes", UNREACHED.values(), ids=UNREACHED)
+def test_a_target_that_is_not_reached_leaves_none_either(tmp_path: Path, changes: dict[str, str]) -> None:
+    with serving(answers(openai_shaped())) as server:
+        settings = {**settings_for(tmp_path, server), **changes}
+    done = run("probe", "-v", "--timeout", "5", "--output", "json", settings=settings)
+    assert done.returncode in (2, 3, 6), done.stderr
+    without_canaries((done.stdout + done.stderr).encode(), KEY, HEADER)
+
+
+def test_tls_that_fails_and_a_reply_that_never_comes_leave_none_either(tmp_path: Path) -> None:
+    released = threading.Event()
+    with serving(sends_then_waits(released)) as server:
+        plain = {**settings_for(tmp_path, server), "NO_PROXY": "127.0.0.1"}
+        tls = {**plain, "AZURE_OPENAI_ENDPOINT": server.url.replace("http:", "https:")}
+        for settings in (plain, tls):
+            done = run("probe", "-v", "--timeout", "1", "--output", "json", settings=settings)
+            assert done.returncode not in (0, 1), done.stderr
+            without_canaries((done.stdout + done.stderr).encode(), KEY, HEADER)
+        released.set()
 
 
 @pytest.mark.parametrize("command", [("probe",), ("locust", "--headless")])

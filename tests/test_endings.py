@@ -125,7 +125,7 @@ def test_a_bug_of_ours_in_a_call_is_on_record_and_ends_in_another_code_than_0(
     assert len(broken) == ended(tmp_path)["internal"] and len(broken) > 1
     assert {call.error_type for call in broken} == {"ZeroDivisionError"}
     # Once a process.
-    assert done.stderr.count("Traceback") == max(1, len(processes))
+    assert done.stderr.count("Traceback") == len({call.worker_id for call in broken})
     assert "made-up-key" not in done.stderr + "".join(path.read_text() for path in only_run(tmp_path).iterdir())
 
 
@@ -134,6 +134,15 @@ def test_a_task_that_raises_ends_in_another_code_than_0(tmp_path: Path, server: 
     scenario.write_text(BUGGY.replace("raise_here", "raise KeyError('ours')"))
     done = run(*HEADLESS, *WORKERS, "-f", str(scenario), "-t", "1s", settings=results_in(tmp_path, server.url))
     assert done.returncode == 70, done.stderr
+
+
+def test_a_listener_that_raises_in_a_worker_ends_in_another_code_than_0(tmp_path: Path, server: WireServer) -> None:
+    scenario = tmp_path / "listening.py"
+    listens = "from locust import events\nevents.request.add_listener(lambda **_: 1 / 0)\n"
+    scenario.write_text((ROOT / "locustfiles" / "mixed.py").read_text() + listens)
+    done = run(*HEADLESS, *WORKERS, "-f", str(scenario), "-t", "1s", settings=results_in(tmp_path, server.url))
+    assert done.returncode == 70, done.stderr
+    assert kept(tmp_path).how == "completed"
 
 
 def interrupted(process: subprocess.Popen[str], by: int, results: Path) -> str:
@@ -259,11 +268,13 @@ def test_workers_that_hear_nothing_of_their_master_send_nothing_more_after_ten_s
 ) -> None:
     process = start(*HEADLESS, *WORKERS, "--users", "2", settings=results_in(tmp_path, server.url, HEADROOM_RATE="5"))
     assert server.wait_for_requests(5)
-    process.send_signal(signal.SIGSTOP)
     workers = psutil.Process(process.pid).children()
+    process.send_signal(signal.SIGSTOP)
+    silent_from = time.monotonic()
     gone, alive = psutil.wait_procs(workers, timeout=15, callback=None)
     stopped = [worker for worker in workers if worker in gone or worker.status() == psutil.STATUS_ZOMBIE]
     assert len(stopped) == 2, alive
+    assert server.times[-1] < silent_from + 10
     process.kill()
     process.communicate(timeout=30)
     assert kept(tmp_path).total.in_flight == 0
@@ -286,6 +297,16 @@ def test_workers_that_come_when_their_master_has_gone_go_too(tmp_path: Path, ser
         worker.resume()
     # Until all are gone: they hold the other end.
     process.communicate(timeout=30)
+
+
+def test_a_worker_that_dies_before_there_is_a_run_ends_the_command(
+    tmp_path: Path, server: WireServer, start: Start
+) -> None:
+    process = start(*HEADLESS, *WORKERS, settings=results_in(tmp_path, server.url))
+    children_of(process, 2)[0].kill()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 70 and "ended before the run could begin" in said, said
+    assert list(tmp_path.iterdir()) == [] and "Traceback" not in said
 
 
 def test_a_worker_whose_part_of_a_cap_is_spent_begins_no_other(tmp_path: Path, start: Start) -> None:

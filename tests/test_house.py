@@ -18,7 +18,8 @@ ROWS = (
     " probe/ranks.py probe/definitions.py probe/image_size.py probe/meanings.py",
     "probe/dated.py locustfiles/_sketch.py",
     "probe/bodies.py probe/explaining.py probe/channel.py probe/prices.py probe/application.py probe/shares.py"
-    " probe/headroom.py probe/seen.py probe/traces.py locustfiles/_hub.py locustfiles/_watchdog.py",
+    " probe/headroom.py probe/seen.py probe/traces.py locustfiles/_hub.py locustfiles/_watchdog.py"
+    " locustfiles/_clocks.py",
     "probe/counting.py probe/dialing.py analysis/frames.py analysis/log_shapes.py analysis/ptu_models.py"
     " probe/spending.py locustfiles/_breaker.py locustfiles/_slo.py locustfiles/_tables.py",
     "probe/transport.py probe/journal.py probe/simulated.py probe/advice.py probe/render.py probe/assertions.py"

@@ -16,6 +16,7 @@ from probe.identity import Provider, Token
 from probe.target import SettingsError
 from tests.commands import run, settings_of
 from tests.runs import load_of, openai_shaped, results_in
+from tests.simulators import AT_ONCE, simulating
 from tests.test_client import GOOD, WHOLE
 from tests.wire import answers, reply, sends, serving
 
@@ -25,9 +26,11 @@ TOKEN = "made-up.entra.token"
 class IdentityEndpoint(BaseHTTPRequestHandler):
     asked: list[str]
     given: Callable[[], str]
+    seconds: float
 
     def do_GET(self) -> None:
         self.asked.append(self.path)
+        time.sleep(self.seconds)
         body = {"access_token": type(self).given(), "expires_on": str(int(time.time()) + 3600), "token_type": "Bearer"}
         self.send_response(200)
         self.end_headers()
@@ -41,6 +44,7 @@ class IdentityEndpoint(BaseHTTPRequestHandler):
 def identity() -> Iterator[tuple[dict[str, str], list[str]]]:
     IdentityEndpoint.asked = []
     IdentityEndpoint.given = lambda: TOKEN
+    IdentityEndpoint.seconds = 0.0
     with ThreadingHTTPServer(("127.0.0.1", 0), IdentityEndpoint) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         settings = {
@@ -268,3 +272,62 @@ def test_a_second_refusal_after_signing_in_again_stops_the_run(
         done = run(*RUN, settings={**results_in(tmp_path, server.url), **settings})
     assert (done.returncode, len(asked)) == (4, 2), done.stderr
     assert "signing in again did not help (401)" in done.stderr
+
+
+def test_two_hundred_users_of_a_run_with_a_slow_identity_ask_for_one_token(
+    tmp_path: Path, identity: tuple[dict[str, str], list[str]]
+) -> None:
+    settings, asked = identity
+    IdentityEndpoint.seconds = 1.0
+    many = ("locust", "--headless", "--users", "200", "--spawn-rate", "200", "--run-time", "3s")
+    with serving(answers(openai_shaped())) as server:
+        done = run(*many, settings={**results_in(tmp_path, server.url), **settings, "HEADROOM_PAUSE": "1"})
+        heads = [request.partition(b"\r\n\r\n")[0] for request in server.requests]
+        connections = server.connections
+    assert done.returncode == 0, done.stderr
+    assert len(asked) == 1
+    assert connections > 100 and all(TOKEN.encode() in head for head in heads)
+
+
+ONE = f"""
+[identity]
+token_lifetime = 5
+[resources.one]
+region = "East US 2"
+api_keys = false
+{AT_ONCE}
+[resources.one.deployments.chat]
+model = "gpt-4.1-mini-2025-04-14"
+tokens_per_minute = 10000000
+"""
+
+
+def test_a_token_that_ends_in_mid_run_is_replaced_before_and_by_one_of_all_users(tmp_path: Path) -> None:
+    """Against the simulator, whose tokens are good for five seconds."""
+    with simulating(tmp_path, ONE) as simulated:
+        target = simulated.target("one")
+        settings = {
+            **results_in(tmp_path / "results", target.endpoint),
+            **{name: simulated.ready["identity"][name] for name in ("IDENTITY_ENDPOINT", "IDENTITY_HEADER")},
+            "HEADROOM_AUTH": "entra",
+            "AZURE_OPENAI_DEPLOYMENT": target.deployment,
+            "HEADROOM_RATE": "20",
+        }
+        done = run("locust", "--headless", "--users", "1", "--run-time", "12s", settings=settings)
+    assert done.returncode == 0, done.stderr
+    calls = load_of(tmp_path / "results")
+    assert len(calls) > 200 and "auth" not in {call.outcome for call in calls}
+
+
+def test_with_two_workers_a_second_refusal_stops_all_of_them(
+    tmp_path: Path, identity: tuple[dict[str, str], list[str]]
+) -> None:
+    settings, asked = identity
+    IdentityEndpoint.given = lambda: f"{TOKEN}-{len(asked)}"
+    two = ("locust", "--headless", "--processes", "2", "--users", "8", "--spawn-rate", "8", "--run-time", "60s")
+    with serving(answers(refused_from(60))) as server:
+        done = run(*two, settings={**results_in(tmp_path, server.url), **settings})
+    assert done.returncode == 4 and "signing in again did not help (401)" in done.stderr, done.stderr
+    # One token a process, and at most one more a worker.
+    assert 4 <= len(asked) <= 5
+    assert server.times[-1] < server.times[59] + 5

@@ -3,7 +3,7 @@
 import json
 
 import pandas as pd
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from analysis.output import Result, Table, as_json, render, render_runs
@@ -63,6 +63,7 @@ def test_json_has_the_values_themselves_and_null_for_what_is_not_known() -> None
     }
 
 
+@example("\x7f")
 @given(st.text(max_size=20))
 def test_nothing_that_acts_on_a_terminal_is_printed_and_json_keeps_it(text: str) -> None:
     result = Result([text], {}, {"rows": Table("Rows", pd.DataFrame({"name": [text]}), "")})

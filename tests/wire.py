@@ -15,10 +15,12 @@ Piece = bytes | float
 
 
 class WireServer:
-    """Each request is answered by the next script, the last one over and over; `requests` holds what was received."""
+    """Each request is answered by the next script, the last one over and over; `requests` holds what was received,
+    and `times` when, by the monotonic clock."""
 
     def __init__(self, scripts: tuple[Script, ...], tls: ssl.SSLContext | None = None) -> None:
         self.requests: list[bytes] = []
+        self.times: list[float] = []
         self._arrived = threading.Condition()
         self.connections = 0
         self._scripts = scripts
@@ -60,6 +62,7 @@ class WireServer:
             while request := _read_request(connection):
                 with self._arrived:
                     self.requests.append(request)
+                    self.times.append(time.monotonic())
                     self._arrived.notify_all()
                 script = self._scripts[min(len(self.requests), len(self._scripts)) - 1]
                 try:
