@@ -210,14 +210,9 @@ class Session:
         runner = self.environment.runner
         assert runner is not None
         if isinstance(runner, WorkerRunner):
-<<<<<<< HEAD
-            told = {"seen": seen, "findings": load.findings.packed()}
-            runner.send_message(_TALLY, {"counts": {**load.tally, **records(load)}, **told})
-=======
             ended = {**load.tally, **records(load), "raised": int(log.unhandled_greenlet_exception)}
-            told = {"values": load.values.packed(), "findings": load.findings.packed()}
+            told = {"seen": seen, "findings": load.findings.packed()}
             runner.send_message(_TALLY, {"counts": ended, **told})
->>>>>>> a63fe75 (Workers that die early and listeners that raise in one end a run with 70; names keep leading where they led; a full disk, silence and tokens' ends are timed in tests)
             self._senders.run_ended()
             return
         self._take_seen(seen)
