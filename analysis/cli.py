@@ -3,7 +3,7 @@
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
@@ -11,13 +11,13 @@ import click
 
 from analysis.output import Output
 from probe.advice import EXIT_DISK, EXIT_EXPECTATION, EXIT_INTERRUPTED, EXIT_OK, EXIT_SETTINGS, EXIT_UNSENT
-from probe.journal import JournalError, write_whole
+from probe.journal import JournalError
 
 if TYPE_CHECKING:
+    from analysis.findings import Findings
     from analysis.output import Output, Result
     from analysis.runs import About, Run
 
-REPORT = "report.html"
 OUTPUTS = ("table", "json", "md")
 
 
@@ -31,37 +31,53 @@ def main() -> None:
 
 
 @analysis.command()
-@click.argument("run", required=False, type=click.Path(path_type=Path))
+@click.argument("runs", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--logs", multiple=True, type=click.Path(path_type=Path), help="folder of diagnostic logs (repeatable)")
-@click.option("-o", "--output", type=click.Choice(["text", "json"]), default="text", show_default=True)
-def report(run: Path | None, logs: tuple[Path, ...], output: str) -> None:
-    """Report on RUN (by default the newest): a summary here, and report.html in its folder.
+@click.option("--into", type=click.Path(path_type=Path), help="folder to write to, else RUN, or that of several")
+@click.option("-o", "--output", type=click.Choice(["text", "json", "md"]), default="text", show_default=True)
+def report(runs: tuple[Path, ...], logs: tuple[Path, ...], into: Path | None, output: str) -> None:
+    """Report on each RUN (by default the newest): a summary here, and one page that opens offline.
+
+    \b
+    report.html       in RUN's folder; of several runs one page, in the folder that they are in
+    summary.json      its figures (docs/summary.schema.json)
+    report-data/      what each figure draws, as CSV and Parquet
 
     Diagnostic logs are folders in the layout of a storage account (insights-logs-*/.../PT1H.json). A run against the
     simulator knows where its logs are.
     """
     # Imported here, because they take seconds: --help needs none of them, and a wrong RUN not the last.
     from analysis.logs import LogsError
-    from analysis.runs import RunError, read_run
+    from analysis.runs import RunError, read_about
 
     try:
-        (folder,) = _given((run,) if run else ())
-        found = read_run(folder)
-        folders = [_existing(folder) for folder in logs] or _known_logs(found.folder, found.about)
-        from analysis.report import analyse, as_json, html, text
+        given = _given(runs)
+        sources = [[_existing(folder) for folder in logs] or _known_logs(run, read_about(run)) for run in given]
+        from analysis.findings import analyse
+        from analysis.report import sections, write
 
-        findings = analyse(found, folders)
+        made = sections([analyse(run, folders) for run, folders in zip(given, sources, strict=True)])
     except (RunError, LogsError) as error:
         _fail(str(error), EXIT_SETTINGS)
-    path = found.folder / REPORT
     try:
-        write_whole(path, html(findings))
-    except JournalError as error:
+        path = write(made, into or (given[0] if len(given) == 1 else given[0].resolve().parent))
+    except (JournalError, OSError) as error:
         _fail(str(error), EXIT_DISK)
+    click.echo(_told([section.findings for section in made], _from_here(path), output))
+
+
+def _told(found: "Sequence[Findings]", path: str, output: str) -> str:
+    from analysis.summary import as_json
+    from analysis.told import as_markdown, text
+
     if output == "json":
-        click.echo(json.dumps(as_json(findings, _from_here(path)), indent=2))
-    else:
-        click.echo(text(findings, _from_here(path)))
+        whole = [as_json(one, path) for one in found]
+        return json.dumps(whole[0] if len(whole) == 1 else whole, indent=2)
+    if output == "md":
+        return "\n\n".join(as_markdown(one, path) for one in found)
+    if len(found) == 1:
+        return text(found[0], path)
+    return "\n\n".join(f"{one.run.name}\n{text(one, path)}" for one in found)
 
 
 @analysis.command()

@@ -37,7 +37,7 @@ def of_run(calls: pd.DataFrame, deployment: str | None) -> Load:
     answered = sent[sent["output_tokens"].notna()]
     if answered.empty:
         raise SettingsError("no call of the run says how many tokens it used: there is nothing to size for")
-    share = float((answered["output_tokens"] / answered["request_max_tokens"]).mean())
+    share = float((answered["output_tokens"] / answered["request_max_tokens"]).astype("float64").mean())
     load = pd.DataFrame(
         {
             # When a call was due is the load's doing, when it was issued partly the service's.

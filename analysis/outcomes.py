@@ -4,6 +4,8 @@ import pandas as pd
 
 from analysis.stats import quantile
 
+# A generator that is later than this, in more than this share of calls, measures itself.
+_LATE, _OFTEN = 0.050, 0.05
 GROUPS = ("answered", "throttled", "failed", "cancelled", "dropped")
 
 
@@ -67,6 +69,21 @@ def tokens_per_minute(calls: pd.DataFrame, seconds: float) -> dict[str, float]:
 def lateness(calls: pd.DataFrame) -> pd.Series:
     """Seconds between when a call was due and when it was issued, where calls were scheduled."""
     return (calls["issued"] - calls["scheduled"]).dropna()
+
+
+def late_spells(calls: pd.DataFrame, stretches: int = 120) -> list[tuple[float, float]]:
+    """From when to when, in seconds of the run, the generator was the limit: stretches, each a second or longer, in
+    which a call in twenty was issued over 50 ms after it was due, or as many saw the process as late as that."""
+    late = ((calls["issued"] - calls["scheduled"]) > _LATE) | (calls["loop_lag"] > _LATE)
+    if not late.any():
+        return []
+    width = max(1.0, float(calls["at"].max()) / stretches)
+    share = late.groupby((calls["at"] // width).astype(int)).mean()
+    found: list[tuple[float, float]] = []
+    for number in share.index[share > _OFTEN]:
+        begin = found.pop()[0] if found and found[-1][1] == number * width else number * width
+        found.append((float(begin), float((number + 1) * width)))
+    return found
 
 
 def from_due(calls: pd.DataFrame) -> pd.DataFrame:

@@ -37,7 +37,7 @@ def render(result: Result, output: Output) -> str:
     if output == "json":
         return _json(as_json(result))
     lines = [printable(line) for line in result.lines]
-    said = "\n".join(lines if output == "table" else [f"- {_escaped(line)}" for line in lines])
+    said = "\n".join(lines if output == "table" else [f"- {escaped(line)}" for line in lines])
     return "\n\n".join(part for part in (said, *(_section(table, output) for table in result.tables.values())) if part)
 
 
@@ -124,16 +124,16 @@ def _is_number(cell: str) -> bool:
     return cell == "-" or cell.replace(",", "").lstrip("-+")[:1].isdigit()
 
 
-def _markdown(header: list[str], rows: list[list[str]]) -> str:
+def markdown(header: list[str], rows: list[list[str]]) -> str:
     def line(cells: Iterable[str]) -> str:
-        return "| " + " | ".join(_escaped(cell) for cell in cells) + " |"
+        return "| " + " | ".join(escaped(cell) for cell in cells) + " |"
 
     return "\n".join([line(header), "|" + " --- |" * len(header), *map(line, rows)])
 
 
-def _escaped(cell: str) -> str:
+def escaped(cell: str) -> str:
     """Of what Markdown would take for markup, HTML included."""
     return "".join(f"\\{character}" if character in r"\|`*_[]<>#&!" else character for character in cell)
 
 
-_LAYOUTS: Mapping[Output, Callable[[list[str], list[list[str]]], str]] = {"table": _aligned, "md": _markdown}
+_LAYOUTS: Mapping[Output, Callable[[list[str], list[list[str]]], str]] = {"table": _aligned, "md": markdown}

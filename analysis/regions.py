@@ -59,7 +59,7 @@ def analyse(calls: pd.DataFrame) -> Regions:
     answered = calls[calls["group"] == "answered"]
     direct = answered[answered["gateway"] == "direct"]
     speed, compared = _speed(direct), differences(direct)
-    return Regions(by_region(calls), _served(answered), speed, _hours(answered), compared, _weights(speed, compared))
+    return Regions(by_region(calls), _served(answered), speed, by_hour(answered), compared, _weights(speed, compared))
 
 
 def by_region(calls: pd.DataFrame) -> pd.DataFrame:
@@ -139,7 +139,8 @@ def _named(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
-def _hours(answered: pd.DataFrame) -> pd.DataFrame:
+def by_hour(answered: pd.DataFrame) -> pd.DataFrame:
+    """See `Regions`."""
     streams = answered[answered["time_to_first_token"].notna() & answered["region"].notna()]
     hour = pd.to_datetime(streams["start_time_unix_nano"].astype("int64"), unit="ns", utc=True).dt.hour
     rows = [

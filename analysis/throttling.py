@@ -45,14 +45,13 @@ class Throttling(NamedTuple):
 def analyse(calls: pd.DataFrame) -> Throttling:
     """`calls` as `read_run` gives them with `signals.LIMIT_HEADERS` and at least `signals.CALL_COLUMNS`."""
     calls = calls.assign(cause=refused_by(calls))
-    return Throttling(by_cause(calls), _limiters(calls), _minutes(calls), _promises(calls), _episodes(calls))
+    return Throttling(by_cause(calls), limiters(calls), _minutes(calls), promises(calls), _episodes(calls))
 
 
 def by_cause(calls: pd.DataFrame) -> pd.DataFrame:
     """One row a target and cause: refused, calls of the target, the share refused (0 to 1), first (seconds into the
     run), and the median and largest Retry-After in seconds (None where none was sent)."""
-    if "cause" not in calls:
-        calls = calls.assign(cause=refused_by(calls))
+    calls = _with_cause(calls)
     totals = calls["target"].value_counts().to_dict()
     rows = []
     for (target, cause), part in calls[calls["cause"].notna()].groupby(["target", "cause"], sort=True):
@@ -72,7 +71,12 @@ def by_cause(calls: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def _limiters(calls: pd.DataFrame) -> pd.DataFrame:
+def _with_cause(calls: pd.DataFrame) -> pd.DataFrame:
+    return calls if "cause" in calls else calls.assign(cause=refused_by(calls))
+
+
+def limiters(calls: pd.DataFrame) -> pd.DataFrame:
+    """See `Throttling`."""
     rows = []
     for deployment, region, by_target in signals(calls):
         for targets, found in _shared_or_not(by_target):
@@ -181,10 +185,25 @@ def _timelines(calls: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame, _T
             yield str(target), str(cause), refused, line
 
 
-def _promises(calls: pd.DataFrame) -> pd.DataFrame:
-    rows = [_promise(*found) for found in _timelines(calls)]
+def promises(calls: pd.DataFrame) -> pd.DataFrame:
+    """See `Throttling`."""
+    rows = [_promise(*found) for found in _timelines(_with_cause(calls))]
     columns = ["target", "cause", "refused", "promised", "promised_p50", "tried", "kept"]
     return pd.DataFrame(rows, columns=[*columns, "enough_low_p50", "enough_high_p50"])
+
+
+def waits(calls: pd.DataFrame) -> pd.DataFrame:
+    """A row a refusal that asked to wait, and after which a call was admitted: target, cause, `promised`, and the wait
+    that was enough: above `low`, at most `high` (seconds)."""
+    found = []
+    for target, cause, refused, line in _timelines(_with_cause(calls)):
+        at = refused["at"].to_numpy(dtype="float64")
+        followed = at < (line.at[line.admitted].max() if line.admitted.any() else -np.inf)
+        low, high = _enough(at, line)
+        told = promised(refused)[followed].to_numpy(dtype="float64", na_value=np.nan)
+        found.append(pd.DataFrame({"target": target, "cause": cause, "promised": told, "low": low, "high": high}))
+    columns = ["target", "cause", "promised", "low", "high"]
+    return pd.concat(found, ignore_index=True).dropna() if found else pd.DataFrame(columns=columns)
 
 
 def _promise(target: str, cause: str, refused: pd.DataFrame, line: _Timeline) -> dict[str, object]:
@@ -241,7 +260,7 @@ def _episodes(calls: pd.DataFrame) -> pd.DataFrame:
 
 
 def as_result(found: Throttling) -> Result:
-    lines = [_said(row) for row in found.limiters.to_dict("records")]
+    lines = [limiter_said(row) for row in found.limiters.to_dict("records")]
     refused = int(found.causes["refused"].sum())
     return Result(
         [f"{refused:,} of {int(found.minutes['offered'].sum()):,} calls were refused.", *lines],
@@ -256,7 +275,7 @@ def as_result(found: Throttling) -> Result:
     )
 
 
-def _said(row: dict[Any, Any]) -> str:
+def limiter_said(row: dict[Any, Any]) -> str:
     """A limiter in one sentence."""
     of = f"{row['targets']}, {row['deployment']}" + ("" if pd.isna(row["region"]) else f" in {row['region']}")
     if pd.isna(row["model"]):

@@ -13,8 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.application import read_view
-from analysis.report import analyse, as_json, html, text
-from analysis.runs import read_run
+from analysis.findings import analyse
+from analysis.report import html, sections
+from analysis.summary import as_json
+from analysis.told import text
 from probe.application import CANCELLED, ApplicationCall, Attempt, decode
 from probe.client import Client
 from probe.journal import Journal, Run, read_calls
@@ -246,7 +248,7 @@ def test_each_request_that_the_service_got_is_in_one_of_the_two_files_and_never_
 
 
 def test_the_report_of_such_a_run_says_what_was_hidden(side_by_side: Path) -> None:
-    found = analyse(read_run(side_by_side), [])
+    found = analyse(side_by_side, [])
     hidden = sum(len(seen.hidden) for seen in application_calls(side_by_side))
     assert hidden and f"the SDK hid {hidden} failed ones (429: {hidden})" in text(found, "report.html")
     load = [one for one in read_calls(side_by_side).calls if one.traffic != "preflight"]
@@ -302,7 +304,7 @@ def with_view(folder: Path, *calls: ApplicationCall) -> Path:
 
 def test_the_reports_figures_of_the_application_are_those_of_its_calls(tmp_path: Path) -> None:
     folder = with_view(tmp_path, seen(), RETRIED, GIVEN_UP, STOPPED, seen(finish_reasons=()))
-    found = as_json(analyse(read_run(folder), []), "report.html")["application"]
+    found = as_json(analyse(folder, []), "report.html")["application"]
     counted = ("calls", "succeeded", "failed", "cancelled", "dropped", "retried", "unfinished", "attempts", "hidden")
     assert [found[name] for name in counted] == [5, 3, 1, 1, 0, 2, 1, 7, 3]
     # Two seconds, two, and the one until it was killed.
@@ -317,13 +319,13 @@ def test_the_reports_figures_of_the_application_are_those_of_its_calls(tmp_path:
 
 def test_no_other_figure_of_the_report_knows_of_the_applications_calls(tmp_path: Path) -> None:
     folder = with_view(tmp_path, seen(), RETRIED)
-    with_it = analyse(read_run(folder), [])
-    assert "The application&#39;s view" in html(with_it)
+    with_it = analyse(folder, [])
+    assert "The application&#39;s view" in html(sections([with_it]))
     assert re.search(r"(?m)^application +calls +ok +attempts +hidden", text(with_it, "report.html"))
     for path in folder.glob("application-*"):
         path.unlink()
-    without = analyse(read_run(folder), [])
-    assert "application" not in text(without, "report.html") and "application&#39;s" not in html(without)
+    without = analyse(folder, [])
+    assert "application" not in text(without, "report.html") and "application&#39;s" not in html(sections([without]))
     figures, others = as_json(with_it, "report.html"), as_json(without, "report.html")
     assert others["application"] is None
     differing = {name for name in figures if figures[name] != others[name]}

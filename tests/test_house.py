@@ -30,12 +30,18 @@ ROWS = (
     " analysis/signals.py analysis/verify.py analysis/replay.py analysis/export.py analysis/sending.py",
     "probe/client.py probe/identity.py analysis/to_otlp.py analysis/gather.py",
     "probe/blobs.py",
+    "analysis/words.py analysis/figures/canvas.py",
+    "analysis/figures/load.py analysis/figures/times.py analysis/figures/limits.py analysis/figures/money.py",
     "analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py analysis/ptu.py"
     " analysis/lost.py analysis/destinations.py",
     "analysis/loads.py analysis/counted.py analysis/comparable.py",
     "probe/asking.py probe/calling.py probe/listing.py probe/settings.py probe/offline.py probe/output.py probe/sdk.py"
-    " locustfiles/_arrivals.py locustfiles/_options.py analysis/plots.py analysis/sizing.py analysis/gateway.py"
+    " locustfiles/_arrivals.py locustfiles/_options.py analysis/sizing.py analysis/gateway.py"
     " analysis/compare.py",
+    "analysis/findings.py",
+    "analysis/caveats.py analysis/rows.py analysis/series.py",
+    "analysis/answers.py analysis/panels.py",
+    "analysis/summary.py analysis/told.py",
     "probe/capture.py probe/story.py probe/look.py probe/posture.py"
     " locustfiles/_plan.py locustfiles/_endings.py locustfiles/_told.py",
     "locustfiles/_scenario.py",

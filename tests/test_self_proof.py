@@ -69,7 +69,7 @@ def test_first_tokens_that_a_late_process_stamped_itself_are_not_claimed(tmp_pat
     assert all(row["ttft_p50"] is None and row["duration_p50"] is not None for row in figures["targets"])
     assert "No claim on time to first token" in text
     page = (only_run(tmp_path) / "report.html").read_text()
-    assert "no claim" in page and "No claim on time to first token" in page
+    assert "No claim on time to first token" in page
 
 
 def test_one_hold_up_taints_the_calls_that_were_open_then_and_no_others(tmp_path: Path) -> None:

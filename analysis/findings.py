@@ -1,0 +1,165 @@
+"""What the report knows of a run: the tables of every analysis that it draws on, made in one pass over the journal."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from analysis import application, loads, ptu, regions, signals, tokens
+from analysis.join import Coverage, join
+from analysis.logs import Logs, read_logs
+from analysis.outcomes import (
+    GROUPS,
+    by_target,
+    by_traffic,
+    from_due,
+    late_spells,
+    lateness,
+    tokens_per_minute,
+    without_late_marks,
+)
+from analysis.ptu_models import Model, find_model
+from analysis.regions import by_hour, by_region
+from analysis.runs import Run, read_run
+from analysis.stats import quantile
+from analysis.throttling import by_cause, limiters, promises
+from analysis.tokens import MOST, differences, estimates
+from probe.prices import read_prices
+from probe.target import SettingsError
+
+# Beyond so many calls the busiest stretch of a run is sized for: it needs the most, and a replay of all takes long.
+MOST_SIZED = 200_000
+LOG_COLUMNS = ("status", "began_ns", "ended_ns", "logged_ns", "prompt_tokens", "generated_tokens")
+_COLUMNS = (
+    *(*signals.CALL_COLUMNS, *regions.CALL_COLUMNS, *tokens.CALL_COLUMNS),
+    *("error_type", "connect", "loop_lag", "tainted", "buffered"),
+)
+
+
+class Sized(NamedTuple):
+    """A deployment's load on provisioned units. Either `why` it cannot be sized, or all the others; `money` is None
+    where the model has no price."""
+
+    deployment: str
+    why: str | None = None
+    model: Model | None = None
+    sizing: ptu.Sizing | None = None
+    money: ptu.Money | None = None
+    notes: tuple[str, ...] = ()
+
+
+class Findings(NamedTuple):
+    """Tables as their modules give them; `coverage` is None where no logs were given, `view` where no application was.
+
+    `joined` has the calls with `estimated_tokens` and what the logs say of them; `unknown` is how many calls could not
+    be estimated for each reason, and `countable` how many could be drawn from. `tainted` is the share of first tokens
+    that may be late by the generator's doing; above what the run allows, `run` has none of them. `late` are spells, in
+    seconds of the run, in which calls were issued late.
+    """
+
+    run: Run
+    counts: dict[str, int]
+    tokens_per_minute: dict[str, float]
+    late_p99: float | None
+    late: list[tuple[float, float]]
+    tainted: float | None
+    from_due: pd.DataFrame
+    targets: pd.DataFrame
+    traffic: pd.DataFrame
+    throttling: pd.DataFrame
+    limiters: pd.DataFrame
+    promises: pd.DataFrame
+    regions: pd.DataFrame
+    hours: pd.DataFrame
+    tokens: pd.DataFrame
+    sizings: list[Sized]
+    joined: pd.DataFrame
+    unknown: dict[str, int]
+    countable: int
+    logs: Logs
+    coverage: Coverage | None
+    view: application.View | None
+
+
+def analyse(folder: Path, log_folders: list[Path]) -> Findings:
+    """Raises `RunError`, `LogsError`."""
+    run = read_run(folder, signals.LIMIT_HEADERS, _COLUMNS, ("event_times", "latency_checkpoint"))
+    calls, tainted = without_late_marks(run.calls, run.about.options.max_tainted)
+    run = run._replace(calls=calls)
+    logs = read_logs(log_folders, LOG_COLUMNS)
+    countable = calls[calls["response_model"].notna()]
+    estimated = estimates(countable.sample(min(len(countable), MOST), random_state=0))
+    view = application.read_view(run.folder)
+    # The checks before the load are in the logs too, and so is what came through the SDK.
+    known = [*run.preflight["service_request_id"].dropna(), *(view.service_request_ids if view else ())]
+    joined, _, coverage = join(calls.join(estimated["estimated_tokens"]), logs, known)
+    answered = calls[calls["group"] == "answered"]
+    return Findings(
+        run=run,
+        counts={"calls": len(calls)} | {name: int((calls["group"] == name).sum()) for name in GROUPS},
+        tokens_per_minute=tokens_per_minute(calls, run.seconds),
+        late_p99=quantile(lateness(calls), 0.99),
+        late=late_spells(calls),
+        tainted=tainted,
+        from_due=from_due(calls),
+        targets=by_target(calls, run.seconds),
+        traffic=by_traffic(calls, run.seconds),
+        throttling=by_cause(calls),
+        limiters=limiters(calls),
+        promises=promises(calls),
+        regions=by_region(calls),
+        hours=by_hour(answered),
+        tokens=differences(joined),
+        sizings=list(_sized(calls)),
+        joined=joined,
+        unknown={str(reason): int(n) for reason, n in estimated["reason"].value_counts().items()},
+        countable=len(countable),
+        logs=logs,
+        coverage=coverage if log_folders else None,
+        view=view,
+    )
+
+
+def _sized(calls: pd.DataFrame) -> Iterator[Sized]:
+    """Each deployment that was called."""
+    for deployment in sorted(calls["request_model"].dropna().unique()):
+        try:
+            yield _size(calls, deployment)
+        except SettingsError as error:
+            yield Sized(deployment, why=str(error))
+
+
+def _size(calls: pd.DataFrame, deployment: str) -> Sized:
+    """Raises `SettingsError`."""
+    load = loads.of_run(calls, deployment)
+    if load.calls.empty or len(load.models) != 1:
+        named = f"several models answered: {', '.join(load.models)}" if load.models else "no reply named its model"
+        return Sized(deployment, why=named if len(load.calls) else "no call says how many tokens it used")
+    model = find_model(load.models[0], "global")
+    prices = read_prices()
+    price, ptu_price = prices.price(model.name), prices.provisioned()[0]
+    part = busiest(load.calls)
+    notes = list(load.notes)
+    if len(part) < len(load.calls):
+        notes.append(f"Sized for the busiest {len(part):,} of its {len(load.calls):,} calls, which came in a row.")
+    sizing = ptu.size(part, model, ptu.Asked(), price, ptu_price)
+    money = None if price is None else ptu.money(sizing.average, sizing.ptu, model, price, ptu_price)
+    return Sized(deployment, None, model, sizing, money, tuple(notes))
+
+
+def busiest(load: pd.DataFrame, most: int = MOST_SIZED) -> pd.DataFrame:
+    """All of it, or the `most` calls in a row that came in the shortest time."""
+    if len(load) <= most:
+        return load
+    ordered = load.sort_values("at", kind="stable", ignore_index=True)
+    at = ordered["at"].to_numpy(dtype="float64")
+    first = int(np.argmin(at[most - 1 :] - at[: len(at) - most + 1]))
+    return ordered.iloc[first : first + most]
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """Absent is None."""
+    rows = frame.astype(object).where(frame.notna(), None).to_dict(orient="records")
+    return [{str(name): value for name, value in row.items()} for row in rows]
