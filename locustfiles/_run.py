@@ -36,10 +36,11 @@ from locustfiles._options import (
     read_options,
 )
 from locustfiles._preflight import Preflight, RefusedError
-from locustfiles._scenario import Scenario
+from locustfiles._scenario import Ending, Scenario
 from locustfiles._send import Senders, is_here, kept_here
 from locustfiles._slo import Judgement, lines
 from locustfiles._told import closing_lines, counts, plan_line, progress_line, say, too_tainted
+from locustfiles._verdict import Ran, Verdict, verdict
 from probe.advice import (
     EXIT_CAPPED,
     EXIT_DISK,
@@ -233,6 +234,8 @@ class Session:
             load.findings.add(packed)
         ending = self.scenario.ended(self.options, Path(load.run.folder), load.findings)
         counted |= ending.found
+        last = self._verdict(load, judgements, ending, too_tainted(tally, self.options), len(lost))
+        counted["verdict"] = msgspec.to_builtins(last)
         try:
             end_run(load.run, self._how, counted, self._why)
         except JournalError as error:
@@ -240,7 +243,15 @@ class Session:
         self._senders.run_ended()
         for line in (*ending.lines, *lines(judgements), *closing_lines(tally, self.options)):
             say(line)
+        say(last.text)
         say(f"run {self._how}: {load.run.folder}")
+        say(f"next: {last.next}")
+
+    def _verdict(self, load: Load, judged: list[Judgement], ending: Ending, tainted: bool, lost: int) -> Verdict:
+        if self._how == "completed" and ending.verdict is not None and not lost:
+            return ending.verdict
+        ran = Ran(self._how, self._why, load.run.folder, self.scenario.name, tainted, lost)
+        return verdict(ran, self.standing, judged)
 
     def _judge(self, tally: Counter[str]) -> list[Judgement]:
         judgements = list(self.standing.all().values.judge(self.options.slo, not too_tainted(tally, self.options)))

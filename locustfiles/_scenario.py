@@ -12,6 +12,7 @@ from locustfiles import _plan
 from locustfiles._arrivals import Arrival, Share, constant, drawn, poisson, read_schedule, replay, rounds
 from locustfiles._options import Options
 from locustfiles._plan import Expected
+from locustfiles._verdict import Verdict
 from probe.prompts import Mix
 from probe.record import ObservedCall
 from probe.target import SettingsError, Target
@@ -32,10 +33,14 @@ class Findings:
 
 
 class Ending(NamedTuple):
-    """What a scenario adds to `ended` in `run.json`, and the lines that it says."""
+    """What a scenario adds to `ended` in `run.json`, and the lines that it says.
+
+    `verdict` is in the place of the usual one where the run came to its end.
+    """
 
     found: Mapping[str, Any]
     lines: Sequence[str] = ()
+    verdict: Verdict | None = None
 
 
 class Scenario:

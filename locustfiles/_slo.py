@@ -139,10 +139,10 @@ def _statistic(times: Sketch, name: str) -> float | None:
 def lines(judgements: list[Judgement]) -> Iterator[str]:
     for one in judgements:
         held = "held" if one.held else "NOT held"
-        yield f"{one.objective}: {held}; {_said(one)}"
+        yield f"{one.objective}: {held}; {said(one)}"
 
 
-def _said(one: Judgement) -> str:
+def said(one: Judgement) -> str:
     if one.value is None:
         return f"it cannot be said: {one.why}"
     if one.objective.endswith("%"):

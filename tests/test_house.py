@@ -21,11 +21,11 @@ ROWS = (
     " probe/headroom.py probe/seen.py probe/traces.py locustfiles/_hub.py locustfiles/_watchdog.py"
     " locustfiles/_clocks.py",
     "probe/counting.py probe/dialing.py analysis/frames.py analysis/log_shapes.py analysis/ptu_models.py"
-    " probe/spending.py locustfiles/_breaker.py locustfiles/_slo.py locustfiles/_tables.py",
+    " probe/spending.py locustfiles/_breaker.py locustfiles/_slo.py locustfiles/_tables.py locustfiles/_words.py",
     "probe/transport.py probe/journal.py probe/simulated.py probe/advice.py probe/render.py probe/assertions.py"
     " locustfiles/_live.py",
     "probe/versus.py probe/outcome.py analysis/stats.py analysis/output.py analysis/runs.py analysis/logs.py"
-    " analysis/following.py",
+    " analysis/following.py locustfiles/_verdict.py",
     "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py analysis/redact.py"
     " analysis/signals.py analysis/verify.py analysis/replay.py analysis/export.py analysis/sending.py",
     "probe/client.py probe/identity.py analysis/to_otlp.py analysis/gather.py",

@@ -1,0 +1,23 @@
+"""Figures as a run says them, to three significant digits."""
+
+
+def seconds(value: float | None) -> str:
+    if value is None:
+        return "-"
+    unit, size = ("s", 1.0) if value >= 0.9995 else ("ms", 1e3)
+    return f"{_three(value * size)} {unit}"
+
+
+def share(value: float) -> str:
+    return f"{_three(value * 100)} %" if 0 < value < 0.9995 else f"{value:.0%}".replace("%", " %")
+
+
+def amount(value: float) -> str:
+    """A number that has no unit or is followed by it."""
+    return f"{value:,.0f}" if value >= 1000 or value == int(value) else _three(value)
+
+
+def _three(value: float) -> str:
+    if value >= 1000:
+        return f"{float(f'{value:.3g}'):,.0f}"
+    return f"{value:#.3g}".rstrip(".") if value >= 1e-4 else f"{value:.2g}"
