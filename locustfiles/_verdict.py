@@ -51,15 +51,23 @@ def verdict(ran: Ran, standing: Standing, judged: Sequence[Judgement]) -> Verdic
         return Verdict(f"no verdict: {what} lost, and what it had not yet reported; {summary}", ran.command("verify"))
     if not counts["sent"]:
         return Verdict(f"nothing was sent; {summary}", "probe doctor")
-    if counts["dropped"] > LEAST * counts["due"] or (ran.too_tainted and not any(_known_miss(one) for one in judged)):
-        why = _generator(counts) or "too many first tokens may have been stamped late by this machine"
-        return Verdict(f"no verdict: {why}; {summary}", f"locust -f locustfiles/{ran.scenario}.py --processes -1")
-    if missed := [one for one in judged if not one.held]:
+    if counts["dropped"] > LEAST * counts["due"]:
+        return _of_generator(ran, f"{share(counts['dropped'] / counts['due'])} of the calls due were not sent", summary)
+    if missed := [one for one in judged if not one.held and one.value is not None]:
         text = "; ".join(f"{one.objective} was {said(one)}" for one in missed)
         return Verdict(f"broke: {text}; {summary}", _after_miss(ran, missed))
-    if judged or counts["throttled"] + counts["failed"] <= LEAST * counts["sent"]:
-        return Verdict(f"held: {summary}", ran.command("report"))
-    return Verdict(f"broke: {summary}", ran.command("throttling" if counts["throttled"] else "report"))
+    if not judged and counts["throttled"] + counts["failed"] > LEAST * counts["sent"]:
+        return Verdict(f"broke: {summary}", ran.command("throttling" if counts["throttled"] else "report"))
+    if ran.too_tainted:
+        return _of_generator(ran, "too many first tokens may have been stamped late by this machine", summary)
+    if missed := [one for one in judged if not one.held]:
+        text = "; ".join(f"{one.objective} cannot be said: {one.why}" for one in missed)
+        return Verdict(f"no verdict: {text}; {summary}", ran.command("report"))
+    return Verdict(f"held: {summary}", ran.command("report"))
+
+
+def _of_generator(ran: Ran, why: str, summary: str) -> Verdict:
+    return Verdict(f"no verdict: {why}; {summary}", f"locust -f locustfiles/{ran.scenario}.py --processes -1")
 
 
 def _summary(standing: Standing, row: Row) -> list[str]:
@@ -84,14 +92,6 @@ def _most(standing: Standing, causes: str) -> str:
             met[cause, target] += times
     ((cause, target), _), *_ = met.most_common(1) or [(("", ""), 0)]
     return f"{cause.replace('_', ' ')} at {printable(target)}" if cause else ""
-
-
-def _generator(counts: Counter[str]) -> str:
-    return f"{share(counts['dropped'] / counts['due'])} of the calls due were not sent" if counts["dropped"] else ""
-
-
-def _known_miss(one: Judgement) -> bool:
-    return not one.held and one.value is not None
 
 
 def _after_early_end(ran: Ran, row: Row) -> str:

@@ -46,6 +46,8 @@ def judged(
         (judged(standing(FIRST, FAILED)), "50.0 % failed, mostly as server error at eastus2", "report"),
         (judged(standing(FIRST, NOT_SENT)), "no verdict: 50.0 % of the calls due were not sent", "--processes"),
         (judged(standing(FIRST), "ttft_p95<1s", late=True), "no verdict: too many first tokens", "--processes"),
+        (judged(standing(FIRST, THROTTLED), late=True), "broke: 2 calls", "throttling"),
+        (judged(standing({}), "ttft_p95<1s"), "no verdict: ttft_p95<1s cannot be said: nothing was", "report"),
         (judged(standing(FIRST), lost=1), "no verdict: a worker was lost", "verify"),
         (judged(standing(FIRST), how="interrupted"), "ended early: interrupted; 1 call", "report"),
         (judged(standing(FIRST), how="failed", why="no space"), "ended early: no space; 1 call", "verify"),
@@ -83,7 +85,7 @@ def test_shares_have_three_digits() -> None:
 
 def test_the_command_that_a_run_names_runs_and_its_verdict_is_in_its_record(tmp_path: Path) -> None:
     with serving(answers(openai_shaped(refuse_every=5))) as server:
-        settings = results_in(tmp_path, server.url, HEADROOM_RATE="40")
+        settings = results_in(tmp_path, server.url, HEADROOM_RATE="40", HEADROOM_MAX_TAINTED="1")
         done = run("locust", "--headless", "-t", "2s", "-u", "1", settings=settings)
     said = dict(ended(tmp_path))["verdict"]
     assert isinstance(said, dict)
