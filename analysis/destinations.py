@@ -28,6 +28,20 @@ class _Kind(NamedTuple):
 
 _URL = r"https?://[^/\s]+(/\S*)?"
 KINDS = {
+    "blobs": _Kind(
+        r"https://[^/\s?#]+/[^\s?#]+",
+        "https://contoso.blob.core.windows.net/CONTAINER, with a prefix behind it or without, and no signature",
+        "logs",
+        "azure.storage.blob",
+    ),
+    "eventhubs": _Kind(
+        # To whom a token of Microsoft Entra may go, and the emulator.
+        r"([a-z0-9-]+\.servicebus\.(windows\.net|usgovcloudapi\.net|chinacloudapi\.cn)|localhost(:\d+)?|127\.[\d.]+(:\d+)?)"
+        r"/[A-Za-z0-9][\w.-]*",
+        "contoso.servicebus.windows.net/calls, a namespace of Azure's and a hub in it",
+        "eventhubs",
+        "azure.eventhub",
+    ),
     "otlp": _Kind(_URL, "http://127.0.0.1:4318, a collector's base address", "otel", "opentelemetry.exporter"),
 }
 
@@ -37,7 +51,11 @@ def check(kind: str, where: str, flag: str) -> None:
     form, such_as, extra, package = KINDS[kind]
     if not re.fullmatch(form, where):
         raise SettingsError(f"{flag} {where}: give it as {such_as}")
-    if find_spec(package.partition(".")[0]) is None or find_spec(package) is None:
+    try:
+        missing = find_spec(package) is None
+    except ModuleNotFoundError:
+        missing = True
+    if missing:
         raise SettingsError(f"{flag} needs the extra `{extra}`: pip install 'aoai-headroom[{extra}]'")
 
 
@@ -48,6 +66,14 @@ def connect(given: Mapping[str, str | None], run: Path, process: str = "*") -> D
         raise SettingsError(f"say where to: one of {', '.join(f'--{kind}' for kind in KINDS)}")
     ((kind, where),) = named.items()
     check(kind, where, f"--{kind}")
+    if kind == "blobs":
+        from analysis.to_blobs import Blobs
+
+        return Blobs(where, run, process)
+    if kind == "eventhubs":
+        from analysis.to_eventhubs import EventHub
+
+        return EventHub(where, run, process)
     from analysis.to_otlp import Otlp
 
     return Otlp(where, run, process)

@@ -62,7 +62,7 @@ def container(url: str, environ: Mapping[str, str] | None = None) -> Iterator["C
         with ContainerClient(account, name, credential=_Credential(token), **options) as client:
             yield client
     except AzureError as error:
-        raise SettingsError(f"{shown_url(url)}: {_reason(error)}") from None
+        raise SettingsError(f"{shown_url(url)}: {reason(error)}") from None
 
 
 class _Credential:
@@ -103,7 +103,7 @@ _MENDS = {
 }
 
 
-def _reason(error: Any) -> str:
+def reason(error: Any) -> str:
     code = str(getattr(error, "error_code", None) or "")
     said = str(getattr(error, "message", None) or error).strip().partition("\n")[0]
     return _MENDS.get(code, f"{printable(said)}{f' ({code})' if code and code not in said else ''}")

@@ -28,10 +28,11 @@ ROWS = (
     " analysis/following.py locustfiles/_verdict.py",
     "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py analysis/redact.py"
     " analysis/signals.py analysis/verify.py analysis/replay.py analysis/export.py analysis/sending.py",
-    "probe/client.py probe/identity.py analysis/to_otlp.py analysis/gather.py",
+    "probe/client.py probe/identity.py analysis/gather.py",
     "probe/blobs.py",
     "analysis/words.py analysis/figures/canvas.py",
     "analysis/figures/load.py analysis/figures/times.py analysis/figures/limits.py analysis/figures/money.py",
+    "analysis/to_otlp.py analysis/to_eventhubs.py analysis/to_blobs.py",
     "analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py analysis/ptu.py"
     " analysis/lost.py analysis/destinations.py",
     "analysis/loads.py analysis/counted.py analysis/comparable.py",

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.destinations import connect
@@ -16,6 +16,7 @@ from analysis.sending import Sender, Sent, call_id
 from probe.journal import Journal, Run, end_run, read_calls, start_run
 from tests.collectors import Collector, attributes_of, collecting
 from tests.commands import run
+from tests.hubs import hub_on_loopback
 from tests.runs import Start
 from tests.simulators import awaited
 from tests.test_analysis import BEGAN, SECOND, call, refused, write_run
@@ -29,12 +30,17 @@ def collector() -> Iterator[Collector]:
         yield running
 
 
-def sent_to(collector: Collector, folder: Path, give_up: float = 0.0) -> Sent:
+def sent_to(collector: Collector, folder: Path) -> Sent:
+    return sent({"otlp": collector.url}, folder)
+
+
+def sent(where: dict[str, str | None], folder: Path, give_up: float = 0.0) -> Sent:
     ended = threading.Event()
     ended.set()
-    return Sender(folder, connect({"otlp": collector.url}, folder), ended, give_up).run()
+    return Sender(folder, connect(where, folder), ended, give_up).run()
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=40).map(lambda line: line.replace(b"\n", b"") + b"\n"), max_size=8), st.data())
 def test_lines_are_read_once_and_whole_however_a_file_grows(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], data: st.DataObject
@@ -65,8 +71,8 @@ def test_a_chunk_that_was_not_taken_is_read_again(tmp_path: Path) -> None:
 
 def test_a_collector_gets_a_span_a_call_with_the_conventions_names(tmp_path: Path, collector: Collector) -> None:
     folder = write_run(tmp_path, [*CALLS, refused(30.0, ("retry-after-ms", "1500"))])
-    sent = sent_to(collector, folder)
-    assert sent.is_whole and sent.taken.sent == len(collector.spans) == sent.lines == 31
+    done = sent_to(collector, folder)
+    assert done.is_whole and done.taken.sent == len(collector.spans) == done.lines == 31
     assert collector.resources[0]["service.name"] == "headroom"
     recorded = {call_id(one): one for one in read_calls(folder).calls}
     spans = {attributes_of(span)["probe.call.id"]: span for span in collector.spans}
@@ -107,8 +113,8 @@ def test_a_run_sent_twice_is_the_same_spans(tmp_path: Path, collector: Collector
 
 def test_what_a_collector_rejects_is_counted_and_is_not_sent(tmp_path: Path, collector: Collector) -> None:
     collector.reject = 4
-    sent = sent_to(collector, write_run(tmp_path, CALLS))
-    assert (sent.taken, sent.is_whole) == ((26, 4, 0), False)
+    done = sent_to(collector, write_run(tmp_path, CALLS))
+    assert (done.taken, done.is_whole) == ((26, 4, 0), False)
 
 
 def sending(folder: Path, *options: str, **settings: str) -> tuple[int, dict[str, Any], str]:
@@ -133,7 +139,15 @@ def test_a_destination_that_is_down_is_said_once_and_given_up_with_a_code_of_its
 
 
 @pytest.mark.parametrize(
-    "options", [(), ("--otlp", "http://x", "--blobs", "http://y"), ("--otlp", "x:4318")], ids=["none", "two", "no url"]
+    "options",
+    [
+        (),
+        ("--otlp", "http://x", "--eventhubs", "127.0.0.1/y"),
+        ("--otlp", "x:4318"),
+        ("--eventhubs", "contoso.example.com/calls"),
+        ("--eventhubs", "contoso.servicebus.windows.net"),
+    ],
+    ids=["none", "two", "no url", "a token for anybody", "no hub"],
 )
 def test_where_to_is_said_once_and_as_an_address(tmp_path: Path, options: tuple[str, ...]) -> None:
     code, _, talk = sending(write_run(tmp_path, CALLS[:1]), *options)
@@ -160,3 +174,33 @@ def test_it_follows_a_run_through_a_collectors_failure_and_loses_no_call(
     assert process.returncode == 0 and said.count("takes nothing: it answers with HTTP 500") == 1, said
     assert "takes it again" in said
     assert len({span.span_id for span in collector.spans}) == len(collector.spans) == 30
+
+
+def test_an_event_hub_gets_each_record_in_batches_of_its_size_and_what_no_batch_holds_is_refused(
+    tmp_path: Path,
+) -> None:
+    long = call(50.0, target="east", error_message="x" * 5000)
+    folder = write_run(tmp_path, [*CALLS, long])
+    with hub_on_loopback(largest_message=4096) as hub:
+        done = sent({"eventhubs": f"{hub.namespace}/calls"}, folder)
+    assert (done.taken, done.is_whole) == ((30, 1, 0), False)
+    assert sum(hub.batches) == 30 and len(hub.batches) > 3
+    parts: list[Any] = [event.data for event in hub.events]
+    bodies = [json.loads(b"".join(one)) for one in parts]
+    assert [body["probe.seq"] for body in bodies] == list(range(1, 31))
+    assert all(body["probe.target"] == "east" and "probe.crc32" not in body for body in bodies)
+    ids = [event.properties.message_id for event in hub.events if event.properties is not None]
+    assert ids == [call_id(one).encode() for one in read_calls(folder).calls[:30]]
+
+
+def test_events_that_a_hub_did_not_take_are_sent_again(tmp_path: Path) -> None:
+    folder = write_run(tmp_path, CALLS)
+    with hub_on_loopback() as hub:
+        hub.refuse.set()
+        done = sent({"eventhubs": f"{hub.namespace}/calls"}, folder, give_up=30)
+    assert done.is_whole and not hub.refuse.is_set() and len(hub.events) == 30
+
+
+def test_a_hub_that_is_down_is_given_up(tmp_path: Path) -> None:
+    done = sent({"eventhubs": "127.0.0.1:9/calls"}, write_run(tmp_path, CALLS))
+    assert (done.taken.sent, done.is_whole) == (0, False) and done.why
