@@ -102,7 +102,7 @@ def _length(blob: Any) -> int:
     try:
         return int(blob.get_blob_properties().size)
     except ResourceNotFoundError as error:
-        if error.error_code == "ContainerNotFound":
+        if getattr(error, "error_code", None) == "ContainerNotFound":
             raise
         blob.create_append_blob()
         return 0
