@@ -27,6 +27,7 @@ _DRAWS = 2_000
 # Blocks of a bootstrap: no fewer are enough, and none shorter than some times what the bucket remembers.
 _FEWEST_BLOCKS, _MOST_BLOCKS, _REMEMBERED = 8, 100, 2
 _MOST_COUNTS = 25
+_TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 # A single count's replay is a sixth of a second for a million calls; beyond so many fewer counts are looked at.
 _MANY_CALLS = 2_000_000
 
@@ -59,7 +60,8 @@ class Average(NamedTuple):
 class Sizing(NamedTuple):
     """`ptu` is the smallest count that will do; `low` and `high` its interval, None where the load is too short.
 
-    counts       a row a count: ptu, refused_share, refused_attempts, waited_p95 (seconds), utilization_mean and _max (1
+    counts       a row a count: ptu, refused_share with its interval (_low, _high; None where the load is too short),
+                 refused_attempts, waited_p95 (seconds), utilization_mean and _max (1
                  is full), refused_tokens_per_minute, dollars_month (reserved by the month, with what spills over)
     sensitivity  what would be needed if the load were otherwise: change, ptu
     """
@@ -110,7 +112,8 @@ def size(load: pd.DataFrame, model: Model, asked: Asked, price: Price | None, pt
     for count in _around(model, ptu, len(case.load)):
         found = case.on(count)
         blocks[count] = _by_block(case, found)
-        rows.append(_count_row(case, count, found) | _dollars(case, count, found, price, ptu_price))
+        shares = _share_interval(blocks[count])
+        rows.append(_count_row(case, count, found, shares) | _dollars(case, count, found, price, ptu_price))
         if count > ptu and not any(row["refused_attempts"] for row in rows[-2:]):
             break
     low, high = _interval(blocks, asked.throttled)
@@ -181,7 +184,7 @@ def _around(model: Model, ptu: int, calls: int) -> list[int]:
     return counts[offset::stride]
 
 
-def _count_row(case: _Case, count: int, found: Replayed) -> dict[str, Any]:
+def _count_row(case: _Case, count: int, found: Replayed, shares: tuple[float | None, float | None]) -> dict[str, Any]:
     load, minutes = case.load, case.seconds / 60
     taken, refused = load[~found.refused], load[found.refused]
     used = case.model.charge(
@@ -192,6 +195,8 @@ def _count_row(case: _Case, count: int, found: Replayed) -> dict[str, Any]:
     return {
         "ptu": count,
         "refused_share": found.share,
+        "refused_share_low": shares[0],
+        "refused_share_high": shares[1],
         "refused_attempts": found.attempts,
         "waited_p95": quantile(pd.Series(found.waited), 0.95),
         "utilization_mean": used / (count * case.model.input_tpm * minutes),
@@ -230,20 +235,32 @@ def _by_block(case: _Case, found: Replayed) -> NDArray[np.float64] | None:
     )
 
 
+def _drawn(blocks: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Refused calls and calls of each draw; `blocks` has counts of units, blocks, and the two, or is of one count."""
+    n = blocks.shape[-2]
+    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), _DRAWS).astype("float64")
+    return np.asarray(weights @ blocks)
+
+
+def _share_interval(blocks: NDArray[np.float64] | None) -> tuple[float | None, float | None]:
+    """Of the share refused by one count of units."""
+    if blocks is None:
+        return None, None
+    totals = _drawn(blocks)
+    low, high = np.quantile(totals[:, 0] / np.maximum(totals[:, 1], 1), _TAILS)
+    return float(low), float(high)
+
+
 def _interval(shares: dict[int, NDArray[np.float64] | None], allowed: float) -> tuple[int | None, int | None]:
     """Of the smallest count: of each draw of blocks, the first count from which on it holds."""
     known = {count: blocks for count, blocks in sorted(shares.items()) if blocks is not None}
     if not known:
         return None, None
     counts = np.array(list(known))
-    blocks = np.stack(list(known.values()))
-    n = blocks.shape[1]
-    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), _DRAWS)
-    totals = np.einsum("db,cbk->cdk", weights, blocks)
+    totals = _drawn(np.stack(list(known.values())))
     holds = totals[:, :, 0] <= allowed * totals[:, :, 1]
     needed = np.where(holds.any(axis=0), counts[np.argmax(holds, axis=0)], counts[-1])
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(needed, (tail, 1 - tail), method="nearest")
+    low, high = np.quantile(needed, _TAILS, method="nearest")
     return int(low), int(high)
 
 
@@ -258,6 +275,9 @@ def _changes(load: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
         load.assign(cached_tokens=np.minimum(cached + 0.1 * load["input_tokens"], load["input_tokens"])),
     )
     yield "20 % more calls", grown(load, 1.2)
+    if (load["max_tokens"] > load["output_tokens"]).any() and load["duration"].any():
+        # A call holds what it may generate while it lasts, and a deployment that is full answers more slowly.
+        yield "answers twice as slow", load.assign(duration=2 * load["duration"])
 
 
 class Money(NamedTuple):

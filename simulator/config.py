@@ -49,6 +49,8 @@ class Deployment(_Table, frozen=True):
     # Which rule charges a request; by default the generation's.
     debit: DebitRule | None = None
     ptu: int | None = None
+    # Of a provisioned one: how many seconds of what was bought a full bucket is.
+    bucket_seconds: float = 60
     spillover_to: str | None = None
     reasoning_tokens: int = 0
     content_filter: Literal["default", "asynchronous"] = "default"
@@ -261,6 +263,8 @@ def _contradictions(config: Config) -> list[str]:
                 problems.append(f"{place}: spillover_to names no deployment of {name}: {one.spillover_to}")
             if one.ptu is not None:
                 problems += _not_provisioned(place, one.model)
+            if one.bucket_seconds <= 0:
+                problems.append(f"{place}.bucket_seconds: it must be above 0")
             if one.tokens_per_minute <= 0 or one.requests_per_minute <= 0:
                 problems.append(f"{place}: limits must be above 0")
         if len(resource.latency.by_hour) not in (0, 24):

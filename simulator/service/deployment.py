@@ -75,7 +75,7 @@ class Deployment:
         self._started = now
         self._share = 1.0
         self._standard = _standard(settings)
-        self._provisioned = None if settings.ptu is None else _provisioned(settings.model, settings.ptu)
+        self._provisioned = None if settings.ptu is None else _provisioned(settings, settings.ptu)
 
     @property
     def model(self) -> str:
@@ -117,5 +117,5 @@ def _standard(settings: config.Deployment) -> Limiter:
     return kind(settings.requests_per_minute, settings.tokens_per_minute, settings.request_period)
 
 
-def _provisioned(model: str, units: int) -> ProvisionedLimiter:
-    return ProvisionedLimiter(provisioned_model(model), units)
+def _provisioned(settings: config.Deployment, units: int) -> ProvisionedLimiter:
+    return ProvisionedLimiter(provisioned_model(settings.model), units, settings.bucket_seconds)

@@ -1,0 +1,225 @@
+"""What `analysis ptu` predicts of a load, held against the simulator's provisioned deployments under that load.
+
+Deployments of the size that was found, and of a fifth less, are sent the load over real sockets. What is refused has to
+be within the interval predicted, and to be what the bucket refuses at the times at which calls were really sent.
+Time is compressed: a full bucket is less than a second here instead of a minute, and what is sized knows that.
+"""
+
+import random
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from heapq import merge
+from itertools import product
+from pathlib import Path
+from threading import Lock, local
+from typing import Any, NamedTuple
+
+import msgspec
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.loads import of_run, of_trace
+from analysis.ptu import Asked, Sizing, size
+from analysis.ptu_models import Model, find_model
+from analysis.replay import charges, replay
+from analysis.runs import read_run
+from probe.client import Client
+from probe.prices import read_prices
+from probe.prompts import numbered
+from probe.record import ObservedCall
+from probe.traces import Row, read_trace
+from tests.commands import ROOT
+from tests.simulators import AT_ONCE, Simulated, simulating
+from tests.test_analysis import write_run
+
+TRACE = ROOT.parent / "shared" / "fixtures" / "traces" / "AzureLLMInferenceTrace_conv.csv"
+THREADS = 24
+# Enough of the first for eight blocks of twice the second, which an interval needs.
+SECONDS, BUCKET = 13.5, 0.8
+Flags = np.ndarray[Any, np.dtype[np.bool_]]
+
+
+class Kind(NamedTuple):
+    """`burstiness` is how many times the usual rate a burst has; a fifth of the time is one."""
+
+    model: str
+    burstiness: float
+    output: int
+
+
+class Cell(NamedTuple):
+    name: str
+    model: Model
+    rows: list[Row]
+    found: Sizing
+    ptu: int
+
+    @property
+    def predicted(self) -> dict[str, float]:
+        rows = self.found.counts.to_dict("records")
+        return next({str(name): value for name, value in row.items()} for row in rows if row["ptu"] == self.ptu)
+
+
+def bursty(kind: Kind, seconds: float, rate: float) -> list[Row]:
+    """Calls whose rate changes every half second or so; their mean rate is `rate` whatever the burstiness."""
+    rng = random.Random(str(kind))
+    usual = rate / (0.8 + 0.2 * kind.burstiness)
+    rows: list[Row] = []
+    at, until, now = 0.0, 0.0, usual
+    while True:
+        at += rng.expovariate(now)
+        if at >= seconds:
+            return rows
+        if at >= until:
+            until, now = at + rng.expovariate(2.0), usual * (kind.burstiness if rng.random() < 0.2 else 1.0)
+        rows.append(Row(at, round(rng.lognormvariate(5.5, 0.5)), 1 + round(rng.expovariate(1 / kind.output))))
+
+
+def recorded(seconds: float, speed: float) -> list[Row]:
+    return [row._replace(at=row.at / speed) for row in read_trace(TRACE, seconds * speed)]
+
+
+def cells(name: str, model: Model, rows: list[Row], bucket: float) -> Iterator[Cell]:
+    asked = Asked(throttled=0.05, bucket_seconds=bucket)
+    found = size(of_trace(rows).calls, model, asked, None, read_prices().provisioned()[0])
+    counts = list(found.counts["ptu"])
+    tight = min(counts, key=lambda count: abs(count - 0.8 * found.ptu))
+    for ptu in (found.ptu, tight):
+        yield Cell(f"{name}-{ptu}", model, rows, found, ptu)
+
+
+def config(cells: list[Cell], bucket: float) -> str:
+    tables = [
+        f'[resources.one.deployments."{cell.name}"]\nmodel = "{cell.model.name}"\nptu = {cell.ptu}\n'
+        f"bucket_seconds = {bucket}\n"
+        for cell in cells
+    ]
+    return "\n".join(['[resources.one]\nregion = "Sweden Central"\n', *tables, AT_ONCE])
+
+
+def send(simulator: Simulated, loads: dict[str, list[Row]], **about: Any) -> dict[str, list[ObservedCall]]:
+    """Each deployment's load at its own times; the calls in the order in which they were due."""
+    queue = merge(*([(row.at, name, number, row) for number, row in enumerate(rows)] for name, rows in loads.items()))
+    taking, mine, began = Lock(), local(), time.perf_counter_ns() + 500_000_000
+    about = {"max_tokens_field": "max_completion_tokens", **about}
+    targets = {name: msgspec.structs.replace(simulator.target("one", name), **about) for name in loads}
+
+    def sender() -> list[tuple[str, int, ObservedCall]]:
+        mine.client = Client(run_began=began)
+        sent: list[tuple[str, int, ObservedCall]] = []
+        while True:
+            with taking:
+                taken = next(queue, None)
+            if taken is None:
+                mine.client.close()
+                return sent
+            due, name, number, row = taken
+            prompt = numbered(number, row.input_tokens, row.output_tokens)
+            time.sleep(max(0.0, due - (time.perf_counter_ns() - began) / 1e9))
+            sent.append((name, number, mine.client.observe(targets[name], prompt, stream=False, scheduled=due)))
+
+    with ThreadPoolExecutor(THREADS) as threads:
+        futures = [threads.submit(sender) for _ in range(THREADS)]
+        sent = sorted((one for future in futures for one in future.result()), key=lambda one: one[:2])
+    return {name: [call for to, _, call in sent if to == name] for name in loads}
+
+
+def refused(calls: list[ObservedCall]) -> Flags:
+    assert {call.outcome for call in calls} <= {"ok", "ok_length", "throttled"}
+    assert {call.throttle_kind for call in calls} <= {None, "ptu"}
+    return np.array([call.outcome == "throttled" for call in calls])
+
+
+def replayed(cell: Cell, calls: list[ObservedCall], bucket: float) -> Flags:
+    """What the bucket refuses of the calls at the times at which they were issued."""
+    load = of_trace(cell.rows).calls.assign(at=pd.Series([call.issued for call in calls]))
+    order = load["at"].argsort(kind="stable")
+    found = np.empty(len(load), bool)
+    found[order] = replay(charges(load, cell.model), cell.model, cell.ptu, bucket_seconds=bucket).refused
+    return found
+
+
+def proven(cells: list[Cell], folder: Path, bucket: float) -> None:
+    with simulating(folder, config(cells, bucket)) as simulator:
+        sent = send(simulator, {cell.name: cell.rows for cell in cells})
+    for cell in cells:
+        compared(cell, refused(sent[cell.name]), replayed(cell, sent[cell.name], bucket))
+
+
+def compared(cell: Cell, really: Flags, at_their_times: Flags) -> None:
+    said = cell.predicted
+    low, high = said["refused_share_low"], said["refused_share_high"]
+    share, alike = float(really.mean()), float((really == at_their_times).mean())
+    print(
+        f"{cell.name:<28}{len(really):>6,} calls, predicted {said['refused_share']:6.2%} ({low:6.2%} to {high:6.2%}),"
+        f" refused {share:6.2%}; replayed as sent {at_their_times.mean():6.2%}, {alike:.1%} of the calls alike"
+    )
+    # A call or two of some hundred may come before or after another one on the way.
+    assert low - 0.01 <= share <= high + 0.01
+    assert abs(share - at_their_times.mean()) <= 0.03 and alike >= 0.9
+
+
+def grid(kinds: list[Kind], seconds: float, rate: float, bucket: float) -> Iterator[Cell]:
+    for kind in kinds:
+        name = f"{kind.model}-{kind.burstiness:g}x-{kind.output}"
+        yield from cells(name, find_model(kind.model, "global"), bursty(kind, seconds, rate), bucket)
+
+
+def test_what_is_predicted_comes_on_the_simulator(tmp_path: Path) -> None:
+    kinds = [Kind("gpt-4.1", 1, 40), Kind("gpt-5", 6, 5), Kind("gpt-4o", 6, 40)]
+    found = list(grid(kinds, SECONDS, 20, BUCKET))
+    if TRACE.exists():
+        found += cells("recorded", find_model("gpt-4.1", "global"), recorded(SECONDS, 3), BUCKET)
+    proven(found, tmp_path, BUCKET)
+
+
+TOOL = {
+    "type": "function",
+    "function": {"name": "look_up", "parameters": {"type": "object", "properties": {"key": {"type": "string"}}}},
+}
+# As slow when it is full as when it is not: a run cannot know by how much it is slower.
+SLOW = AT_ONCE.replace("engine = { median = 0.0 }", "engine = { median = 0.3 }\nunder_load = 0.0")
+
+
+def test_a_run_whose_answers_were_shorter_than_they_might_be_is_sized_as_it_then_behaves(tmp_path: Path) -> None:
+    """Each call may generate 300 tokens and calls a function with a few: what it does not use comes back at its end."""
+    rng = random.Random(11)
+    rows = [Row(SECONDS * rng.random(), round(rng.lognormvariate(5, 0.5)), 300) for _ in range(300)]
+    rows.sort(key=lambda row: row.at)
+    asked, gpt_41 = Asked(throttled=0.05, bucket_seconds=BUCKET), find_model("gpt-4.1", "global")
+    folders = [tmp_path / "roomy", tmp_path / "sized"]
+    for folder in folders:
+        folder.mkdir()
+
+    def sent(folder: Path, ptu: int) -> list[ObservedCall]:
+        one = Cell("chat", gpt_41, rows, found, ptu)
+        with simulating(folder, config([one], BUCKET).replace(AT_ONCE, SLOW)) as simulator:
+            return send(simulator, {"chat": rows}, extra_body={"tools": [TOOL]})["chat"]
+
+    found = size(of_trace(rows).calls, gpt_41, asked, None, read_prices().provisioned()[0])
+    roomy = sent(folders[0], 5_000)
+    assert not refused(roomy).any() and max(call.output_tokens or 0 for call in roomy) < 60
+    found = size(
+        of_run(read_run(write_run(tmp_path / "results", roomy)).calls, None).calls,
+        gpt_41,
+        asked,
+        None,
+        read_prices().provisioned()[0],
+    )
+    # By what was generated alone it would be less than half; what calls may generate is held while they last.
+    assert found.average.ptu < found.ptu
+    cell = Cell("function calls", gpt_41, rows, found, found.ptu)
+    really = refused(sent(folders[1], found.ptu))
+    compared(cell, really, really)
+
+
+@pytest.mark.soak
+def test_what_is_predicted_comes_on_the_simulator_over_a_grid(tmp_path: Path) -> None:
+    kinds = [Kind(*one) for one in product(("gpt-4.1", "gpt-5", "gpt-4o-mini"), (1, 4, 12), (5, 60))]
+    found = list(grid(kinds, 180, 6, 10.0))
+    if TRACE.exists():
+        for model in ("gpt-4.1", "gpt-5", "gpt-4o-mini"):
+            found += cells(f"{model}-recorded", find_model(model, "global"), recorded(180, 1), 10.0)
+    proven(found, tmp_path, 10.0)
