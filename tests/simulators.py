@@ -34,8 +34,8 @@ def awaited(find: Callable[[], Found | None]) -> Found:
 
 
 def line_of(ledger: Path, request_id: str) -> dict[str, Any] | None:
-    lines = (json.loads(line) for line in ledger.read_text().splitlines()) if ledger.exists() else iter(())
-    return next((line for line in lines if line["request_id"] == request_id), None)
+    lines = ledger.read_text().splitlines() if ledger.exists() else []
+    return next((found for found in map(json.loads, lines) if found["request_id"] == request_id), None)
 
 
 class Simulated:
