@@ -26,7 +26,7 @@ class Load(NamedTuple):
 
 
 def of_trace(rows: Sequence[Row]) -> Load:
-    calls = pd.DataFrame(rows, columns=["at", "input_tokens", "output_tokens"])
+    calls = pd.DataFrame(rows, columns=Row._fields)
     return Load(_complete(calls), [], ["The trace says nothing of cached tokens, and none are assumed."])
 
 

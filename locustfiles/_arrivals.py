@@ -109,10 +109,13 @@ def _due(path: Path, number: int, text: str) -> float:
 
 
 def replay(rows: list[Row], speed: float, stream_share: float, seed: str, share: Share) -> Iterator[Arrival]:
-    """The trace's calls at `speed` times its own pace; a row is a stream or not whichever process sends it."""
+    """The trace's calls at `speed` times its own pace. Whether a call streams is drawn where its row does not say, the
+    same whichever process sends it."""
     rng = random.Random(seed)
     for number, row in enumerate(rows):
-        stream = rng.random() < stream_share
+        drawn_to_stream = rng.random() < stream_share
         if number % share.of == share.number:
             prompt = numbered(number % 1_000_000, row.input_tokens, max(1, row.output_tokens))
-            yield Arrival(row.at / speed, (Call(Ask(prompt, stream, "trace")),))
+            yield Arrival(
+                row.at / speed, (Call(Ask(prompt, drawn_to_stream if row.stream is None else row.stream, "trace")),)
+            )

@@ -32,7 +32,7 @@ OPTIONS = (
     ("--rate", "HEADROOM_RATE", "", "open model: calls a second, whatever the service does"),
     ("--arrivals", "HEADROOM_ARRIVALS", "poisson", "how the calls of --rate arrive: poisson, or constant gaps"),
     ("--schedule", "HEADROOM_SCHEDULE", "", "open model: file of the seconds at which calls are due, one a line"),
-    ("--trace", "HEADROOM_TRACE", "", "open model: CSV trace to replay (TIMESTAMP,ContextTokens,GeneratedTokens)"),
+    ("--trace", "HEADROOM_TRACE", "", "open model: replay a run's folder, diagnostic logs or a published trace (CSV)"),
     ("--trace-speed", "HEADROOM_TRACE_SPEED", "1", "replay so many times faster than recorded"),
     ("--trace-seconds", "HEADROOM_TRACE_SECONDS", "", "replay only this much of the trace's own time"),
     ("--max-in-flight", "HEADROOM_MAX_IN_FLIGHT", "1000", "open model: most calls open in a process; more are dropped"),
@@ -128,8 +128,8 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def streaming(self) -> float:
-        """The share of the calls that stream, 0 to 1; a trace has no classes."""
-        return self.stream_share if self.trace is not None else streaming(self.mix, self.stream_share)
+        """The share of the mix's calls that stream, 0 to 1."""
+        return streaming(self.mix, self.stream_share)
 
     @property
     def prices_file(self) -> Path | None:

@@ -12,12 +12,12 @@ from typing import NamedTuple
 
 from locustfiles._arrivals import read_schedule
 from locustfiles._options import Options
+from locustfiles._recorded import read_recorded
 from probe.escaping import printable
 from probe.prices import Price, read_prices
 from probe.prompts import Size, TrafficClass
 from probe.spending import dollars, price_of
 from probe.target import SettingsError, Target
-from probe.traces import read_trace
 
 CALL_SECONDS = 5.0
 _Z90 = 1.2815515655446004
@@ -43,7 +43,7 @@ def check_end(options: Options, seconds: float | None, ends: bool) -> None:
 def expected(options: Options, users: int, seconds: float | None) -> Expected:
     """Raises `SettingsError`."""
     if options.trace is not None:
-        rows = read_trace(Path(options.trace), options.trace_seconds)
+        rows = read_recorded(Path(options.trace), options.trace_seconds).rows
         sent = [row for row in rows if seconds is None or row.at / options.trace_speed < seconds]
         each = max(1, len(sent))
         tokens = sum(row.input_tokens for row in sent) / each, sum(row.output_tokens for row in sent) / each
@@ -72,6 +72,13 @@ def _calls(options: Options, users: int, seconds: float | None) -> tuple[float |
     return calls, calls + (4 * math.sqrt(calls) if options.arrivals == "poisson" else 1)
 
 
+def streaming(options: Options) -> float:
+    """The share of the calls that stream, 0 to 1."""
+    if options.trace is None:
+        return options.streaming
+    return read_recorded(Path(options.trace), options.trace_seconds).streaming(options.stream_share)
+
+
 def _mean(size: Size) -> float:
     """Of the log-normal."""
     sigma = math.log(size.p90 / size.median) / _Z90
@@ -84,7 +91,7 @@ def plan(
     """`attempts` is the most requests that a call can become. Raises `SettingsError`."""
     for target in targets:
         yield f"  to        {_shown(target)}"
-    yield f"  traffic   {traffic}; {options.streaming:.0%} streaming"
+    yield f"  traffic   {traffic}; {streaming(options):.0%} streaming"
     yield f"  for       {'as long as it takes' if seconds is None else f'{seconds:g} s'}; {_number(size)}"
     yield f"  tokens    about {size.input_tokens:,.0f} in and up to {size.output_tokens:,.0f} out a call"
     priced = [price_of(target, read_prices(options.prices_file)) for target in targets]

@@ -9,6 +9,7 @@ from locust.env import Environment
 from locust.stats import StatsEntry
 
 from locustfiles._options import Options
+from locustfiles._plan import streaming
 from probe.escaping import printable
 from probe.record import NOT_SENT
 from probe.target import Target
@@ -32,7 +33,7 @@ def plan_line(options: Options, targets: list[Target]) -> str:
         "trace": f"{options.trace} at {options.trace_speed:g} times its speed (open model)",
     }[options.arrivals]
     names = ", ".join(f"{target.name} ({target.gateway})" for target in targets)
-    return f"{arrivals}; {options.streaming:.0%} streaming; to {names}"
+    return f"{arrivals}; {streaming(options):.0%} streaming; to {names}"
 
 
 def progress_line(environment: Environment, seconds: float) -> str:

@@ -14,11 +14,13 @@ from probe.target import SettingsError
 
 
 class Row(NamedTuple):
-    """A call of a trace: seconds after the trace's first, and its sizes in tokens."""
+    """A call of a trace: seconds after the trace's first, its sizes in tokens, and whether it streamed where that is
+    known, which it is of no published trace."""
 
     at: float
     input_tokens: int
     output_tokens: int
+    stream: bool | None = None
 
 
 def _seconds(text: str) -> float:
@@ -55,6 +57,11 @@ def read_trace(path: Path, seconds: float | None = None) -> list[Row]:
     began = min(row.at for row in rows)
     relative = sorted(row._replace(at=round(row.at - began, 6)) for row in rows)
     return relative if seconds is None else [row for row in relative if row.at < seconds]
+
+
+def is_trace(columns: Collection[str]) -> bool:
+    """Whether a table of these columns is one of the two, whole or not."""
+    return any(form.at in columns for form in _FORMS)
 
 
 def _parse(path: Path, reader: "csv.DictReader[str]") -> list[Row]:

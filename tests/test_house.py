@@ -37,15 +37,14 @@ ROWS = (
     " analysis/lost.py analysis/destinations.py",
     "analysis/loads.py analysis/counted.py analysis/comparable.py",
     "probe/asking.py probe/calling.py probe/listing.py probe/settings.py probe/offline.py probe/output.py probe/sdk.py"
-    " locustfiles/_arrivals.py locustfiles/_options.py analysis/sizing.py analysis/gateway.py"
+    " locustfiles/_arrivals.py locustfiles/_options.py locustfiles/_recorded.py analysis/sizing.py analysis/gateway.py"
     " analysis/compare.py",
     "analysis/findings.py",
     "analysis/caveats.py analysis/rows.py analysis/series.py",
     "analysis/answers.py analysis/panels.py",
     "analysis/summary.py analysis/told.py",
-    "probe/capture.py probe/story.py probe/look.py probe/posture.py"
-    " locustfiles/_plan.py locustfiles/_endings.py locustfiles/_told.py",
-    "locustfiles/_scenario.py",
+    "probe/capture.py probe/story.py probe/look.py probe/posture.py locustfiles/_plan.py locustfiles/_endings.py",
+    "locustfiles/_scenario.py locustfiles/_told.py",
     "locustfiles/_compared.py",
     "probe/access.py probe/opening.py probe/side_by_side.py probe/watch.py locustfiles/_load.py",
     "probe/interactive.py probe/hidden.py probe/correlate.py probe/doctor.py locustfiles/_preflight.py"
@@ -53,7 +52,7 @@ ROWS = (
     "probe/cli.py",
     "locustfiles/_run.py analysis/report.py",
     "locustfiles/_user.py analysis/cli.py",
-    "locustfiles/mixed.py locustfiles/gateway.py locustfiles/regions.py locustfiles/_sdk.py",
+    "locustfiles/mixed.py locustfiles/gateway.py locustfiles/regions.py locustfiles/replay.py locustfiles/_sdk.py",
     "locustfiles/sdk_retries.py",
 )
 ROW = {module: number for number, row in enumerate(ROWS) for module in row.split()}
