@@ -21,7 +21,7 @@ from probe.traces import Row, is_trace, read_trace
 if TYPE_CHECKING:
     import pandas as pd
 
-_COLUMNS = ("prompt_id", "request_max_tokens", "request_stream", "input_tokens", "seq", "worker_id")
+_COLUMNS = ("prompt_id", "request_max_tokens", "request_stream", "input_tokens")
 _LOG_COLUMNS = ("began_ns", "stream", "prompt_tokens", "generated_tokens", "llm_prompt_tokens", "llm_completion_tokens")
 
 
@@ -66,9 +66,10 @@ def _of_run(folder: Path) -> Recorded:
         run = read_run(folder, (), _COLUMNS)
     except RunError as error:
         raise SettingsError(str(error)) from None
-    # Of calls that were due at once, the order in which their process came to them.
-    calls = run.calls.assign(came=run.calls["scheduled"].fillna(run.calls["issued"]))
-    calls = calls.sort_values(["came", "worker_id", "seq"], kind="stable")
+    # Calls that were due at once are in the order of their prompts' numbers, which in a replay is that of the record.
+    number = run.calls["prompt_id"].str.extract(r"^\d+-(\d+)", expand=False).astype("float64")
+    calls = run.calls.assign(came=run.calls["scheduled"].fillna(run.calls["issued"]), number=number)
+    calls = calls.sort_values(["came", "number"], kind="stable")
     came = calls["came"]
     sizes = planned_tokens(calls).fillna(calls["input_tokens"].astype("float64"))
     # Embeddings have no answer to bound.

@@ -14,7 +14,7 @@ from locustfiles import _plan
 from locustfiles._arrivals import Arrival, Share, constant, drawn, poisson, read_schedule, replay, rounds
 from locustfiles._options import Options
 from locustfiles._plan import Expected
-from locustfiles._recorded import read_recorded
+from locustfiles._recorded import Recorded, read_recorded
 from locustfiles._verdict import Verdict
 from probe.prompts import Mix
 from probe.record import ObservedCall
@@ -63,8 +63,8 @@ class Scenario:
         """A process's part of what is to be sent; of the closed model nothing, where its users call as they please."""
         if options.trace is not None:
             # In a thread: a worker that says nothing for three seconds counts as lost.
-            reading = get_hub().threadpool.spawn(read_recorded, Path(options.trace), options.trace_seconds)
-            rows = reading.get().rows
+            reading: Recorded = get_hub().threadpool.apply(read_recorded, (Path(options.trace), options.trace_seconds))
+            rows = reading.rows
             return replay(rows, options.trace_speed, options.stream_share, options.seed, share)
         return drawn(times(options, share), mix)
 
