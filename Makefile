@@ -4,7 +4,7 @@ BIN := .venv/bin
 DEMO_TIME ?= 30s
 PIP := $(BIN)/python -m pip --disable-pip-version-check
 
-.PHONY: demo test soak check audit sbom format screens bench lock clean
+.PHONY: demo test soak check audit sbom alt format screens bench lock clean
 
 demo: .venv/.run
 	@HEADROOM_SIMULATE=1 $(BIN)/locust --headless --run-time $(DEMO_TIME) --loglevel WARNING
@@ -37,6 +37,18 @@ sbom: .venv/.test
 format: .venv/.test
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
+
+# The flat folder that Azure Load Testing takes: docs/azure-load-testing/README.md.
+ALT ?= dist/alt
+SCENARIO ?= locustfiles/mixed.py
+alt: .venv/.run
+	@rm -rf $(ALT) && mkdir -p $(ALT)
+	@$(PIP) wheel --quiet --no-deps --no-build-isolation --wheel-dir $(ALT) .
+	@cp docs/azure-load-testing/test.yaml docs/azure-load-testing/headroom.conf locustfiles/traffic.toml $(SCENARIO) $(ALT)
+	@cp requirements-engine.lock $(ALT)/requirements.txt
+	@cd $(ALT) && wheel=$$(ls *.whl) && echo "./$$wheel $$($(abspath $(BIN))/python -m pip hash $$wheel | tail -1)" >> requirements.txt && \
+	  sed -i.bak -e "s/WHEEL/$$wheel/" -e "s/mixed.py/$(notdir $(SCENARIO))/" test.yaml && rm test.yaml.bak
+	@echo $(ALT)
 
 # The pictures of the probe's screens in docs/.
 screens: .venv/.test
@@ -74,6 +86,7 @@ LOCK := $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-versio
 lock: .venv/.test
 	$(LOCK) --group build -o requirements.lock
 	$(LOCK) --all-extras --group test -c requirements.lock -o requirements-test.lock
+	$(LOCK) --extra logs --extra otel --extra eventhubs -c requirements-test.lock -o requirements-engine.lock
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis dist
