@@ -62,6 +62,7 @@ bench: .venv/.test
 	@$(BIN)/python -m bench.commands
 	@$(BIN)/python -m bench.counting
 	@$(BIN)/python -m bench.analysis
+	@$(BIN)/python -m bench.replaying
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

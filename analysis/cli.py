@@ -131,6 +131,7 @@ def regions(runs: tuple[Path, ...], logs: tuple[Path, ...], output: "Output") ->
 @click.option("--spillover", is_flag=True, help="what is refused goes to pay-as-you-go, and costs")
 @click.option("--bucket-seconds", type=click.FloatRange(1, 3600), default=60.0, show_default=True, help="a full bucket")
 @click.option("--bought", type=click.IntRange(1), help="units behind the run: what one really takes is said")
+@click.option("--calibrate", type=click.Path(path_type=Path), help="run of knee.py: size with what its units took")
 @click.option("--models", type=click.Path(path_type=Path), help="file with what units of other models are worth")
 @click.option("--prices", type=click.Path(path_type=Path), help="file with your prices")
 @click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", show_default=True)

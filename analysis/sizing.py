@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from analysis import loads, ptu
 from analysis.limiter import infer
 from analysis.logs import read_logs
@@ -32,6 +34,7 @@ class Given(NamedTuple):
     spillover: bool
     bucket_seconds: float
     bought: int | None
+    calibrate: Path | None
     models: Path | None
     prices: Path | None
 
@@ -66,10 +69,21 @@ def replayed(source: Path, given: Given) -> Result:
     if load.calls.empty:
         raise SettingsError(f"{source}: there is no call in it to size for")
     model = find_model(_model_name(load.models, given), given.offer, given.models)
+    measured_by = run if given.calibrate is None else read_run(given.calibrate, LIMIT_HEADERS)
+    capacity = None if measured_by is None else _capacity(measured_by, model, given)
+    calibrated = [] if capacity is None else [_said(capacity, model, given)]
+    if given.calibrate is not None:
+        if capacity is None or given.bought is None:
+            raise SettingsError(f"{given.calibrate}: --calibrate needs a run of knee.py that found one, and --bought N")
+        by_the_table = ptu.size(load.calls, model, given.asked, None, _prices(given, model)[1])
+        calibrated.append(f"By the table it would be {by_the_table.ptu:,} PTU.")
+        model = msgspec.structs.replace(
+            model, input_tpm=capacity.value / given.bought, source=f"measured: {given.calibrate.name}"
+        )
     price, ptu_price = _prices(given, model)
     found = ptu.size(load.calls, model, given.asked, price, ptu_price)
     costs = None if price is None else ptu.money(found.average, found.ptu, model, price, ptu_price)
-    notes = [*load.notes, *([] if run is None else _measured(run, model, given))]
+    notes = [*load.notes, *calibrated, *([] if run is None else _measured(run, model, given))]
     return ptu.sizing_result(found, model, given.asked, costs, notes)
 
 
@@ -95,6 +109,67 @@ def _model_name(named: list[str], given: Given) -> str:
 def _prices(given: Given, model: Model) -> tuple[Price | None, ProvisionedPrice]:
     prices = read_prices(given.prices)
     return prices.price(model.name), prices.provisioned()[0]
+
+
+class _Range(msgspec.Struct, frozen=True):
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+class _Held(msgspec.Struct, frozen=True):
+    requests_per_minute: _Range
+
+
+class _Knee(msgspec.Struct, frozen=True):
+    """Of `run.json`, as far as it is used."""
+
+    held: _Held
+    deployment: str | None = None
+    broke_by: str | None = None
+
+
+class _Capacity(NamedTuple):
+    """Of a deployment, in input tokens a minute as units count them; `low` and `high` as the knee has them."""
+
+    value: float
+    low: float | None
+    high: float | None
+    broke_by: str | None
+
+
+def _capacity(run: Run, model: Model, given: Given) -> _Capacity | None:
+    """What a knee's calls a minute come to, with calls as that run had them; None where it found none, or several."""
+    knees = [] if run.about.ended is None else list(run.about.ended.knee)
+    found = []
+    for one in knees:
+        try:
+            found.append(msgspec.convert(one, _Knee))
+        except msgspec.ValidationError:
+            # Of a target without a rate that held.
+            continue
+    found = [one for one in found if given.deployment in (None, one.deployment)]
+    if len(found) != 1:
+        return None
+    calls = loads.of_run(run.calls, found[0].deployment or given.deployment).calls
+    totals = (float(calls[name].fillna(0).sum()) for name in ("input_tokens", "cached_tokens", "output_tokens"))
+    each = model.charge(*totals) / len(calls)
+    rate = found[0].held.requests_per_minute
+    low, high = (None if end is None else end * each for end in (rate.low, rate.high))
+    return _Capacity(rate.value * each, low, high, found[0].broke_by)
+
+
+def _said(capacity: _Capacity, model: Model, given: Given) -> str:
+    """The measured capacity beside the table's."""
+    ends = "" if capacity.low is None or capacity.high is None else f" ({capacity.low:,.0f} to {capacity.high:,.0f})"
+    measured = f"Measured at the knee: {capacity.value:,.0f}{ends} tokens a minute as units count them"
+    broke = "" if capacity.broke_by is None else f"; above, {capacity.broke_by} broke"
+    if given.bought is None:
+        return f"{measured}{broke}; --bought says of how many units."
+    table = given.bought * model.input_tpm
+    off = [value / table - 1 for value in (capacity.value, capacity.low, capacity.high) if value is not None]
+    between = f" ({off[1]:+.1%} to {off[2]:+.1%})" if len(off) == 3 else ""
+    return f"{measured} for {given.bought} units, {off[0]:+.1%}{between} of the table's {table:,.0f}{broke}."
 
 
 def _measured(run: Run, model: Model, given: Given) -> list[str]:
