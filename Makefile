@@ -61,7 +61,7 @@ bench: .venv/.test
 	@$(BIN)/python -m bench.client --tls
 	@$(BIN)/python -m bench.commands
 	@$(BIN)/python -m bench.counting
-	@$(BIN)/python -m bench.analysis
+	@$(BIN)/python -m bench.analyses
 	@$(BIN)/python -m bench.replaying
 
 .venv/bin/python:

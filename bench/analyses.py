@@ -1,4 +1,4 @@
-"""How long each analysis takes and what memory, beside plain pandas: `python -m bench.analysis [CALLS]`.
+"""How long each analysis takes and what memory, beside plain pandas: `python -m bench.analyses [CALLS]`.
 
 The run and its logs are written here (`bench.written`): 26 headers a call, 200,000 calls unless said otherwise. Each
 command runs as a user would start it, so its start is in its time. Plain pandas reads the same journal, and nothing
