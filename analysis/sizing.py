@@ -125,6 +125,8 @@ class _Knee(msgspec.Struct, frozen=True):
     """Of `run.json`, as far as it is used."""
 
     held: _Held
+    # Of a limiter: what it lets in in the long run; what was seen to hold is a little less.
+    capacity: _Held | None = None
     deployment: str | None = None
     broke_by: str | None = None
 
@@ -154,7 +156,7 @@ def _capacity(run: Run, model: Model, given: Given) -> _Capacity | None:
     calls = loads.of_run(run.calls, found[0].deployment or given.deployment).calls
     totals = (float(calls[name].fillna(0).sum()) for name in ("input_tokens", "cached_tokens", "output_tokens"))
     each = model.charge(*totals) / len(calls)
-    rate = found[0].held.requests_per_minute
+    rate = (found[0].capacity or found[0].held).requests_per_minute
     low, high = (None if end is None else end * each for end in (rate.low, rate.high))
     return _Capacity(rate.value * each, low, high, found[0].broke_by)
 
