@@ -171,7 +171,7 @@ def _limits(findings: Findings) -> list[str]:
 
 def _few(details: list[str]) -> list[str]:
     more = len(details) - _MOST
-    return details if more <= 0 else [*details[:_MOST], f"and {more} more, in the tables below"]
+    return details if more <= 0 else [*details[:_MOST], f"and {more} more, in summary.json"]
 
 
 def _units(findings: Findings) -> Answer:
