@@ -147,6 +147,7 @@ def _said_path(name: str, row: Mapping[str, Any] | None, size: Size) -> Iterator
         yield f"{name}: no call was answered both directly and through it"
     elif row["added_low"] is not None:
         ends = f"95 %: {row['added_low'] * 1000:+,.1f} to {row['added_high'] * 1000:+,.1f}"
-        of = f"{row['n']:,} {'pairs' if row['paired'] else 'calls each way, not paired'}"
-        yield f"{name} adds {row['added'] * 1000:+,.1f} ms to the {row['mark']} ({ends}; {of} of {row['asked_for']}s)"
+        calls = f"{row['asked_for']}s"
+        of = f"{row['n']:,} pairs of {calls}" if row["paired"] else f"{row['n']:,} {calls} each way, not paired"
+        yield f"{name} adds {row['added'] * 1000:+,.1f} ms to the {row['mark']} ({ends}; {of})"
     yield f"{name}: {size}"
