@@ -24,6 +24,7 @@ from locust.env import Environment
 from locust.runners import STATE_CLEANUP, STATE_RUNNING, STATE_STOPPED, MasterRunner, WorkerRunner
 
 from locustfiles._arrivals import Share
+from locustfiles._board import board
 from locustfiles._endings import Worker, Workers, leave_by_itself, leave_with_parent
 from locustfiles._live import Standing
 from locustfiles._load import Load
@@ -41,6 +42,7 @@ from locustfiles._send import Senders, is_here, kept_here
 from locustfiles._slo import Judgement, lines
 from locustfiles._told import closing_lines, counts, plan_line, progress_line, say, too_tainted
 from locustfiles._verdict import Ran, Verdict, verdict
+from locustfiles._web import add_tab
 from probe.advice import (
     EXIT_CAPPED,
     EXIT_DISK,
@@ -143,6 +145,8 @@ class Session:
             runner.register_message(_FAILED, self._take_failure)
             self._workers = Workers(runner, self._take_joined, self._take_lost, self._take_early_end)
             environment.events.worker_report.add_listener(lambda data, **_: self._take_seen(data.get(_SEEN)))
+        if environment.web_ui is not None:
+            add_tab(environment.web_ui, lambda: board(self.standing))
         for line in check_listening(environment.parsed_options):
             say(line)
         try:

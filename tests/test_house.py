@@ -25,7 +25,7 @@ ROWS = (
     "probe/transport.py probe/journal.py probe/simulated.py probe/advice.py probe/render.py probe/assertions.py"
     " locustfiles/_live.py",
     "probe/versus.py probe/outcome.py analysis/stats.py analysis/output.py analysis/runs.py analysis/logs.py"
-    " analysis/following.py locustfiles/_verdict.py",
+    " analysis/following.py locustfiles/_verdict.py locustfiles/_board.py locustfiles/_web.py",
     "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py analysis/redact.py"
     " analysis/signals.py analysis/verify.py analysis/replay.py analysis/export.py analysis/sending.py",
     "probe/client.py probe/identity.py analysis/gather.py",
