@@ -30,11 +30,22 @@ from probe.prices import read_prices
 from probe.target import SettingsError
 
 # Beyond so many calls the busiest stretch of a run is sized for: it needs the most, and a replay of all takes long.
-MOST_SIZED = 200_000
+MOST_SIZED = 50_000
 LOG_COLUMNS = ("status", "began_ns", "ended_ns", "logged_ns", "prompt_tokens", "generated_tokens")
 _COLUMNS = (
-    *(*signals.CALL_COLUMNS, *regions.CALL_COLUMNS, *tokens.CALL_COLUMNS),
+    *(*signals.CALL_COLUMNS, *regions.CALL_COLUMNS),
+    *(name for name in tokens.CALL_COLUMNS if name != "response_id"),
     *("error_type", "connect", "loop_lag", "tainted", "buffered"),
+)
+# The join would have a second copy of all of them.
+_JOINED = (
+    *("group", "start_time_unix_nano", "duration", "time_to_headers", "service_request_id"),
+    *("input_tokens", "output_tokens"),
+)
+# What is cut by target, region and the like, over and over.
+_TIMED = (
+    *("group", "target", "gateway", "traffic", "region", "request_stream", "start_time_unix_nano", "issued"),
+    *("scheduled", "duration", "time_to_first_token", "input_tokens", "output_tokens"),
 )
 
 
@@ -53,10 +64,10 @@ class Sized(NamedTuple):
 class Findings(NamedTuple):
     """Tables as their modules give them; `coverage` is None where no logs were given, `view` where no application was.
 
-    `joined` has the calls with `estimated_tokens` and what the logs say of them; `unknown` is how many calls could not
-    be estimated for each reason, and `countable` how many could be drawn from. `tainted` is the share of first tokens
-    that may be late by the generator's doing; above what the run allows, `run` has none of them. `late` are spells, in
-    seconds of the run, in which calls were issued late.
+    `joined` has some columns of the calls with `estimated_tokens` and what the logs say of them; `unknown` is how
+    many calls could not be estimated for each reason, and `countable` how many could be drawn from. `tainted` is the
+    share of first tokens that may be late by the generator's doing; above what the run allows, `run` has none of
+    them. `late` are spells, in seconds of the run, in which calls were issued late.
     """
 
     run: Run
@@ -94,8 +105,8 @@ def analyse(folder: Path, log_folders: list[Path]) -> Findings:
     view = application.read_view(run.folder)
     # The checks before the load are in the logs too, and so is what came through the SDK.
     known = [*run.preflight["service_request_id"].dropna(), *(view.service_request_ids if view else ())]
-    joined, _, coverage = join(calls.join(estimated["estimated_tokens"]), logs, known)
-    answered = calls[calls["group"] == "answered"]
+    joined, _, coverage = join(calls[list(_JOINED)].join(estimated["estimated_tokens"]), logs, known)
+    timed = calls[list(_TIMED)]
     return Findings(
         run=run,
         counts={"calls": len(calls)} | {name: int((calls["group"] == name).sum()) for name in GROUPS},
@@ -103,14 +114,14 @@ def analyse(folder: Path, log_folders: list[Path]) -> Findings:
         late_p99=quantile(lateness(calls), 0.99),
         late=late_spells(calls),
         tainted=tainted,
-        from_due=from_due(calls),
-        targets=by_target(calls, run.seconds),
-        traffic=by_traffic(calls, run.seconds),
+        from_due=from_due(timed),
+        targets=by_target(timed, run.seconds),
+        traffic=by_traffic(timed, run.seconds),
         throttling=by_cause(calls),
         limiters=limiters(calls),
         promises=promises(calls),
-        regions=by_region(calls),
-        hours=by_hour(answered),
+        regions=by_region(timed),
+        hours=by_hour(timed[timed["group"] == "answered"]),
         tokens=differences(joined),
         sizings=list(_sized(calls)),
         joined=joined,
