@@ -16,9 +16,15 @@ from probe.journal import JournalError
 if TYPE_CHECKING:
     from analysis.findings import Findings
     from analysis.output import Output, Result
-    from analysis.runs import About, Run
+    from analysis.runs import Run
 
 OUTPUTS = ("table", "json", "md")
+_LOGS = click.option(
+    "--logs",
+    multiple=True,
+    metavar="WHERE",
+    help="diagnostic logs: a folder, file, https://ACCOUNT.blob.core.windows.net/CONTAINER or workspace:ID; repeatable",
+)
 
 
 @click.group(context_settings={"auto_envvar_prefix": "HEADROOM_ANALYSIS"})
@@ -32,10 +38,10 @@ def main() -> None:
 
 @analysis.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--logs", multiple=True, type=click.Path(path_type=Path), help="folder of diagnostic logs (repeatable)")
+@_LOGS
 @click.option("--into", type=click.Path(path_type=Path), help="folder to write to, else RUN, or that of several")
 @click.option("-o", "--output", type=click.Choice(["text", "json", "md"]), default="text", show_default=True)
-def report(runs: tuple[Path, ...], logs: tuple[Path, ...], into: Path | None, output: str) -> None:
+def report(runs: tuple[Path, ...], logs: tuple[str, ...], into: Path | None, output: str) -> None:
     """Report on each RUN (by default the newest): a summary here, and one page that opens offline.
 
     \b
@@ -43,20 +49,17 @@ def report(runs: tuple[Path, ...], logs: tuple[Path, ...], into: Path | None, ou
     summary.json      its figures (docs/summary.schema.json)
     report-data/      what each figure draws, as CSV and Parquet
 
-    Diagnostic logs are folders in the layout of a storage account (insights-logs-*/.../PT1H.json). A run against the
-    simulator knows where its logs are.
+    A run against the simulator knows where its logs are.
     """
     # Imported here, because they take seconds: --help needs none of them, and a wrong RUN not the last.
     from analysis.logs import LogsError
-    from analysis.runs import RunError, read_about
+    from analysis.runs import RunError
 
     try:
         given = _given(runs)
-        sources = [[_existing(folder) for folder in logs] or _known_logs(run, read_about(run)) for run in given]
-        from analysis.findings import analyse
         from analysis.report import sections, write
 
-        made = sections([analyse(run, folders) for run, folders in zip(given, sources, strict=True)])
+        made = sections([_found(run, logs) for run in given])
     except (RunError, LogsError) as error:
         _fail(str(error), EXIT_SETTINGS)
     try:
@@ -64,6 +67,14 @@ def report(runs: tuple[Path, ...], logs: tuple[Path, ...], into: Path | None, ou
     except (JournalError, OSError) as error:
         _fail(str(error), EXIT_DISK)
     click.echo(_told([section.findings for section in made], _from_here(path), output))
+
+
+def _found(run: Path, logs: tuple[str, ...]) -> "Findings":
+    from analysis.findings import analyse
+    from analysis.log_sources import log_files
+
+    with log_files(logs, run) as files:
+        return analyse(run, files)
 
 
 def _told(found: "Sequence[Findings]", path: str, output: str) -> str:
@@ -97,21 +108,22 @@ def throttling(runs: tuple[Path, ...], output: "Output") -> None:
 
 @analysis.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--logs", multiple=True, type=click.Path(path_type=Path), help="folder of diagnostic logs (repeatable)")
+@_LOGS
 @click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", show_default=True)
-def regions(runs: tuple[Path, ...], logs: tuple[Path, ...], output: "Output") -> None:
+def regions(runs: tuple[Path, ...], logs: tuple[str, ...], output: "Output") -> None:
     """Which region answered each RUN (by default the newest) how fast, and whether that is luck.
 
     Where several targets were called directly: their differences with intervals, and weights for a load balancer. With
     the diagnostic logs also the service's own durations.
     """
     from analysis.join import join
+    from analysis.log_sources import log_files
     from analysis.logs import read_logs
     from analysis.regions import CALL_COLUMNS, LOG_COLUMNS, REGION_HEADERS, analyse, as_result
 
     def result(run: "Run") -> "Result":
-        folders = [_existing(folder) for folder in logs] or _known_logs(run.folder, run.about)
-        return as_result(analyse(join(run.calls, read_logs(folders, LOG_COLUMNS)).calls if folders else run.calls))
+        with log_files(logs, run.folder) as files:
+            return as_result(analyse(join(run.calls, read_logs(files, LOG_COLUMNS)).calls if files else run.calls))
 
     _each(runs, output, result, REGION_HEADERS, CALL_COLUMNS)
 
@@ -162,30 +174,31 @@ def ptu(source: Path | None, output: "Output", **given: Any) -> None:
 
 @analysis.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--logs", multiple=True, type=click.Path(path_type=Path), help="folder of diagnostic logs (repeatable)")
+@_LOGS
 @click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", show_default=True)
-def tokens(runs: tuple[Path, ...], logs: tuple[Path, ...], output: "Output") -> None:
+def tokens(runs: tuple[Path, ...], logs: tuple[str, ...], output: "Output") -> None:
     """How far estimates of each RUN's tokens (by default the newest) are off, and what that does to a chargeback.
 
     Held against each other: the estimate, the replies' usage, and with logs RequestUsage and the gateway's LLM log.
     """
+    from analysis.log_sources import log_files
     from analysis.logs import read_logs
     from analysis.tokens import CALL_COLUMNS, LOG_COLUMNS, analyse, as_result
 
     def result(run: "Run") -> "Result":
-        folders = [_existing(folder) for folder in logs] or _known_logs(run.folder, run.about)
-        checks = run.preflight["service_request_id"].dropna()
-        return as_result(analyse(run.calls, read_logs(folders, LOG_COLUMNS) if folders else None, run.seconds, checks))
+        with log_files(logs, run.folder) as files:
+            found = read_logs(files, LOG_COLUMNS) if files else None
+        return as_result(analyse(run.calls, found, run.seconds, run.preflight["service_request_id"].dropna()))
 
     _each(runs, output, result, (), CALL_COLUMNS)
 
 
 @analysis.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--logs", multiple=True, type=click.Path(path_type=Path), help="folder of diagnostic logs (repeatable)")
+@_LOGS
 @click.option("--prices", type=click.Path(path_type=Path), help="prices of your own (TOML), before the list prices")
 @click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", show_default=True)
-def gateway(runs: tuple[Path, ...], logs: tuple[Path, ...], prices: Path | None, output: "Output") -> None:
+def gateway(runs: tuple[Path, ...], logs: tuple[str, ...], prices: Path | None, output: "Output") -> None:
     """What a gateway added to each RUN (by default the newest), did to it, and lost of it.
 
     Calls through it are held against those made directly; with the diagnostic logs also the calls that the model
@@ -193,6 +206,7 @@ def gateway(runs: tuple[Path, ...], logs: tuple[Path, ...], prices: Path | None,
     """
     from analysis.gateway import CALL_COLUMNS, ID_HEADERS, LOG_COLUMNS, analyse, as_result
     from analysis.join import join, overlap, said
+    from analysis.log_sources import log_files
     from analysis.logs import read_logs
     from analysis.lost import paid_and_lost
     from analysis.runs import header_shares
@@ -205,7 +219,8 @@ def gateway(runs: tuple[Path, ...], logs: tuple[Path, ...], prices: Path | None,
         _fail(str(error), EXIT_SETTINGS)
 
     def result(run: "Run") -> "Result":
-        found = read_logs([_existing(folder) for folder in logs] or _known_logs(run.folder, run.about), LOG_COLUMNS)
+        with log_files(logs, run.folder) as files:
+            found = read_logs(files, LOG_COLUMNS)
         joined = join(run.calls, found, run.preflight["service_request_id"].dropna())
         sentences = said(joined.coverage, found) if found.files else ["No logs were given; --logs names their folder."]
         why = overlap(joined, found) if found.files else None
@@ -284,9 +299,9 @@ def verify(runs: tuple[Path, ...], output: "Output") -> None:
 
 @analysis.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--logs", multiple=True, type=click.Path(path_type=Path), help="folder of diagnostic logs (repeatable)")
+@_LOGS
 @click.option("-o", "--output", "into", type=click.Path(path_type=Path), help="the folder to write to, else RUN/export")
-def export(runs: tuple[Path, ...], logs: tuple[Path, ...], into: Path | None) -> None:
+def export(runs: tuple[Path, ...], logs: tuple[str, ...], into: Path | None) -> None:
     """Write each RUN (by default the newest) as Parquet and CSV, for Power BI, pandas, DuckDB and spreadsheets.
 
     \b
@@ -297,16 +312,17 @@ def export(runs: tuple[Path, ...], logs: tuple[Path, ...], into: Path | None) ->
     With several runs each has a folder of its own name in the folder that -o names.
     """
     from analysis.export import export as export_run
+    from analysis.log_sources import log_files
     from analysis.logs import LogsError
-    from analysis.runs import RunError, read_about
+    from analysis.runs import RunError
 
     try:
         given = _given(runs)
         for run in given:
-            sources = [_existing(folder) for folder in logs] or _known_logs(run, read_about(run))
             name = run.resolve().name
             folder = run / "export" if into is None else into / name if len(given) > 1 else into
-            done = export_run(run, folder, sources)
+            with log_files(logs, run) as files:
+                done = export_run(run, folder, files)
             told = f"{done.calls:,} calls" + ("" if done.logged is None else f", {done.logged:,} rows of logs")
             left_out = f"; {done.skipped:,} lines of the journal are no records" if done.skipped else ""
             print(f"analysis: {name}: {told}{left_out}", file=sys.stderr)
@@ -473,20 +489,6 @@ def _name_and_model(pair: str) -> tuple[str, str]:
     if not (name and equals and model):
         raise click.BadParameter(f"{pair!r} is not NAME=MODEL, such as chat=gpt-4o")
     return name, model
-
-
-def _existing(folder: Path) -> Path:
-    from analysis.runs import RunError
-
-    if not folder.is_dir():
-        raise RunError(f"--logs {folder}: no such folder")
-    return folder
-
-
-def _known_logs(run: Path, about: "About") -> list[Path]:
-    """The logs that the run itself names, such as the simulator's, as far as they are still there."""
-    named = [run / folder for folder in about.logs]
-    return [folder for folder in named if folder.is_dir()]
 
 
 def _from_here(path: Path) -> str:

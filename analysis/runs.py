@@ -22,6 +22,7 @@ Nothing is filled in: what was not observed is NA. The small calls that check th
 import types
 import typing
 from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -238,6 +239,35 @@ def header_shares(folder: Path, calls: int = 20_000) -> pd.DataFrame:
             JOIN (SELECT gateway, stream, count(*) AS calls FROM answered GROUP BY ALL) USING (gateway, stream)
             GROUP BY ALL ORDER BY ALL"""
         ).df()
+
+
+class Span(NamedTuple):
+    """The time of a run's calls, Unix nanoseconds of the client's clock."""
+
+    first_ns: int
+    last_ns: int
+
+    @property
+    def first(self) -> datetime:
+        return datetime.fromtimestamp(self.first_ns / 1e9, UTC)
+
+    @property
+    def last(self) -> datetime:
+        return datetime.fromtimestamp(self.last_ns / 1e9, UTC)
+
+    def __str__(self) -> str:
+        return f"{self.first:%Y-%m-%d %H:%M} to {self.last:%H:%M} UTC"
+
+
+def time_of(folder: Path) -> Span | None:
+    """From the first call's issue to the last one's end; None where there are none."""
+    with duckdb.connect() as database:
+        found = database.execute(
+            """SELECT min(start_time_unix_nano), max(start_time_unix_nano
+                + CAST(1e9 * coalesce("gen_ai.client.operation.duration", 0) AS BIGINT))"""
+            f" FROM {lines(folder)} WHERE {IS_RECORD}"
+        ).fetchone()
+    return None if found is None or found[0] is None else Span(*found)
 
 
 def newest_run(results: Path) -> Path:

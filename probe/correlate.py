@@ -4,8 +4,6 @@ Logs come minutes after their calls. They are a folder of files (any shape that 
 Analytics workspace, whose rows go through the same reader.
 """
 
-import json
-import logging
 import os
 import sys
 import time
@@ -28,7 +26,6 @@ from probe.record import ObservedCall
 from probe.story import (
     Told,
     differences,
-    is_id,
     of_client,
     of_gateway,
     of_service,
@@ -36,7 +33,8 @@ from probe.story import (
     query_for_tokens,
     query_for_tokens_of,
 )
-from probe.target import SettingsError, signing_in
+from probe.target import SettingsError
+from probe.workspace import as_json, asking, is_id
 
 _EPILOG = """\b
 Exit codes: 0 found, 2 a setting is wrong, 7 the logs do not have the call (yet: --wait), 130 interrupted."""
@@ -174,40 +172,17 @@ def _rows(table: Any) -> Iterator[dict[str, Any]]:
 
 def _asking(workspace: str, endpoint: str | None, folder: Path, stack: ExitStack) -> Find:
     """Raises `SettingsError` where the extra is missing; what it returns does where the workspace refuses."""
-    try:
-        from azure.monitor.query import LogsQueryClient
-    except ImportError:
-        raise SettingsError("a workspace needs `pip install aoai-headroom[logs]`; --kql prints the queries") from None
-    from azure.core.exceptions import AzureError
-
-    from probe.identity import credential_of, transport
-
-    # What it would log of a failed sign-in is said below, in one line.
-    logging.getLogger("azure.identity").setLevel(logging.CRITICAL)
-    identity, bundle = signing_in({**os.environ, **given().environ})
     if not given().verified:
         raise SettingsError("a workspace is asked with verification only: leave --insecure-skip-verify out")
-    options: dict[str, Any] = {} if endpoint is None else {"endpoint": endpoint}
-    credential: Any = credential_of(identity, bundle)
-    client = stack.enter_context(LogsQueryClient(credential, transport=transport(bundle), **options))
-    stack.callback(credential.close)
-
-    def ask(query: str) -> Iterator[dict[str, Any]]:
-        try:
-            result: Any = client.query_workspace(workspace, query, timespan=None)
-        except AzureError as error:
-            reason = str(getattr(error, "message", None) or error).strip().partition("\n")[0]
-            raise SettingsError(f"the workspace was not to be asked: {printable(reason)}") from None
-        for table in getattr(result, "tables", None) or result.partial_data:
-            yield from (dict(zip(table.columns, row, strict=True)) for row in table.rows)
+    ask = stack.enter_context(asking(workspace, endpoint, {**os.environ, **given().environ}))
 
     def find(sought: Sought) -> list[Told]:
         service, gateway = queries(sought.id, sought.began_ns, sought.gateways_id)
-        through = list(ask(gateway))
+        through = ask(gateway).rows
         ids = {str(row["CorrelationId"]) for row in through if is_id(str(row["CorrelationId"]))}
-        counted = [row for one in ids for row in ask(query_for_tokens(one, sought.began_ns))]
-        rows = [*ask(service), *through, *counted]
-        (folder / "rows.json").write_text(json.dumps(rows, default=lambda value: value.isoformat()), encoding="utf-8")
+        counted = [row for one in ids for row in ask(query_for_tokens(one, sought.began_ns)).rows]
+        rows = [*ask(service).rows, *through, *counted]
+        (folder / "rows.json").write_bytes(as_json(rows))
         return _found_in([folder], sought) if rows else []
 
     return find

@@ -3,20 +3,13 @@
 Facts.  The service's log knows the call by the reply's `apim-request-id`, its CorrelationId. A gateway gives a call an
         id of its own, so its log is found by the other only where it keeps the reply's `apim-request-id` header. Each
         has its own clock: of times only durations are compared; how far apart the begins are bounds the clocks' skew.
-Kusto.  Queries are made of constants and of literals: an id has only letters, digits and a few marks, or there is no
-        query; a time is a datetime() of our own making.
 """
 
-import re
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
 from typing import Any, Literal, NamedTuple
 
 from probe.record import ObservedCall
-
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{7,99}")
-# Logs are found by when they were written, which is after the call.
-_BEFORE, _AFTER = timedelta(minutes=10), timedelta(hours=3)
+from probe.workspace import around, literal, moment
 
 Teller = Literal["client", "gateway", "service"]
 
@@ -35,17 +28,6 @@ class Told(NamedTuple):
     backend_ms: float | None = None
     backend_status: int | None = None
     said: tuple[str, ...] = ()
-
-
-def is_id(text: str) -> bool:
-    return _ID.fullmatch(text) is not None
-
-
-def literal(text: str) -> str:
-    """A string of Kusto's. Raises `ValueError` for what is no id, whatever could be done by escaping it."""
-    if not is_id(text):
-        raise ValueError(f"{text[:60]!r} is no correlation id")
-    return f'"{text}"'
 
 
 def queries(correlation_id: str, began_ns: int | None, gateways_id: str | None = None) -> tuple[str, str]:
@@ -75,8 +57,7 @@ def query_for_tokens_of(gateway: str) -> str:
 def _window(began_ns: int | None) -> str:
     if began_ns is None:
         return ""
-    at = datetime.fromtimestamp(began_ns / 1e9, UTC)
-    first, last = (f"datetime({each:%Y-%m-%dT%H:%M:%SZ})" for each in (at - _BEFORE, at + _AFTER))
+    first, last = (moment(each) for each in around(began_ns, began_ns))
     return f"| where TimeGenerated between ({first} .. {last})\n"
 
 

@@ -16,7 +16,8 @@ from hypothesis import strategies as st
 from probe.client import Client
 from probe.prompts import numbered
 from probe.record import ObservedCall, encode
-from probe.story import Told, differences, is_id, literal, queries
+from probe.story import Told, differences, queries
+from probe.workspace import is_id, literal
 from tests.commands import BIN, environment, run
 from tests.simulators import AT_ONCE, Simulated, simulating
 

@@ -29,7 +29,8 @@ ROWS = (
     "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py analysis/redact.py"
     " analysis/signals.py analysis/verify.py analysis/replay.py analysis/export.py analysis/sending.py",
     "probe/client.py probe/identity.py analysis/gather.py",
-    "probe/blobs.py",
+    "probe/blobs.py probe/workspace.py",
+    "analysis/log_sources.py",
     "analysis/words.py analysis/figures/canvas.py",
     "analysis/figures/load.py analysis/figures/times.py analysis/figures/limits.py analysis/figures/money.py",
     "analysis/to_otlp.py analysis/to_eventhubs.py analysis/to_blobs.py",
