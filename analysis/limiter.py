@@ -239,20 +239,24 @@ def _fit_windows(told: pd.DataFrame, refused: pd.DataFrame, limit: Limit, rule: 
     held = np.abs(fell - charge) < 0.5
     at_opening = remaining + charge
     if np.isnan(stated).any():
-        # The limit is not stated, but it is the same at each opening.
-        stated = np.full(len(told), np.median(at_opening[fell < 0]) if (fell < 0).any() else np.nan)
+        # The limit is not stated, but it is the same at each opening, and more than there is ever else.
+        stated = np.full(len(told), at_opening[fell < 0].max() if (fell < 0).any() else np.nan)
     opened = ~held & (np.abs(at_opening - stated) < 0.5)
-    window = _window(_floats(told["issued"]), held, opened, _floats(refused["issued"]))
+    # Replies of two calls that overtook each other: neither is what the one before it makes of it, and both are near.
+    near = np.abs(fell - charge) <= 2 * np.nanmax(charge)
+    window = _window(_floats(told["issued"]), held, held | near, opened, _floats(refused["issued"]))
     possible = any(window.holds(period) for period in PERIODS)
     return _Fit("fixed window", rule, (held | opened) & possible, opened, window)
 
 
-def _window(issued: Floats, held: Flags, opened: Flags, refused: Floats) -> Bracket:
-    """How long windows are, from those that were seen to open and in which every step is explained."""
+def _window(issued: Floats, held: Flags, possible: Flags, opened: Flags, refused: Floats) -> Bracket:
+    """How long windows are, from those that were seen to open and in which every step is possible, and most are
+    explained."""
     lows, highs = [0.0], []
     openings = np.flatnonzero(opened)
     for begin, end in pairwise([*openings, len(issued)]):
-        if not held[begin + 1 : end].all():
+        steps = slice(begin + 1, end)
+        if not possible[steps].all() or held[steps].sum() < _TELLING * (end - begin - 1):
             continue
         closed = issued[end] if end < len(issued) else np.inf
         within = refused[(refused > issued[end - 1]) & (refused < closed)]

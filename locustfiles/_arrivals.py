@@ -56,6 +56,32 @@ def constant(rate: float, share: Share) -> Iterator[float]:
     return (number / rate for number in count(share.number, share.of))
 
 
+class Pace:
+    """Evenly spaced times at a rate that can be changed meanwhile; a process's `share` of them."""
+
+    def __init__(self, share: Share) -> None:
+        self._of = share.of
+        self._rate = 0.0
+        self._at = 0.0
+        # How much of the time to the next one has passed, 0 to 1, at `_at`.
+        self._phase = 1 - share.number / share.of
+
+    def set(self, rate: float, now: float) -> None:
+        """`rate` is a second's, over all processes together."""
+        self._phase = min(1.0, self._phase + (now - self._at) * self._rate)
+        self._rate, self._at = rate / self._of, now
+
+    @property
+    def due(self) -> float:
+        """When the next is due; infinite at a rate of 0."""
+        return self._at + (1 - self._phase) / self._rate if self._rate else math.inf
+
+    def take(self) -> float:
+        due = self.due
+        self._at, self._phase = due, 0.0
+        return due
+
+
 def drawn(times: Iterable[float], mix: Mix) -> Iterator[Arrival]:
     return (Arrival(due, (Call(mix.draw()),)) for due in times)
 

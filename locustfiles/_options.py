@@ -31,6 +31,10 @@ OPTIONS = (
     ("--mix", "HEADROOM_MIX", "", "TOML file of traffic classes; by default a production conversation's"),
     ("--rate", "HEADROOM_RATE", "", "open model: calls a second, whatever the service does"),
     ("--arrivals", "HEADROOM_ARRIVALS", "poisson", "how the calls of --rate arrive: poisson, or constant gaps"),
+    ("--max-rate", "HEADROOM_MAX_RATE", "50", "knee.py, burst.py: most calls a second that are offered"),
+    ("--step-seconds", "HEADROOM_STEP_SECONDS", "8", "knee.py: how long each rate is offered while it rises"),
+    ("--window", "HEADROOM_WINDOW", "60", "knee.py, burst.py: longest window that a limit may be kept over, seconds"),
+    ("--target-seconds", "HEADROOM_TARGET_SECONDS", "295", "knee.py: most seconds for each target"),
     ("--schedule", "HEADROOM_SCHEDULE", "", "open model: file of the seconds at which calls are due, one a line"),
     ("--trace", "HEADROOM_TRACE", "", "open model: replay a run's folder, diagnostic logs or a published trace (CSV)"),
     ("--trace-speed", "HEADROOM_TRACE_SPEED", "1", "replay so many times faster than recorded"),
@@ -76,8 +80,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     targets: tuple[str, ...]
     stream_share: float
     mix: tuple[TrafficClass, ...]
-    arrivals: Literal["closed", "poisson", "constant", "schedule", "trace"]
+    arrivals: Literal["closed", "poisson", "constant", "schedule", "trace", "stepped"]
     rate: float | None
+    max_rate: float
+    step_seconds: float
+    window: float
+    target_seconds: float
     schedule: str | None
     trace: str | None
     trace_speed: float
@@ -155,6 +163,10 @@ def read_options(parsed: Any) -> Options:
         mix=_mix(text["--mix"]),
         arrivals=_arrivals(text),
         rate=_number(text, "--rate", 0.001, 100_000) if text["--rate"] else None,
+        max_rate=_number(text, "--max-rate", 0.01, 10_000),
+        step_seconds=_number(text, "--step-seconds", 0.5, 3600),
+        window=_number(text, "--window", 1, 3600),
+        target_seconds=_number(text, "--target-seconds", 5, 86_400),
         schedule=text["--schedule"] or None,
         trace=text["--trace"] or None,
         trace_speed=_number(text, "--trace-speed", 1e-3, 1e4),

@@ -115,7 +115,7 @@ def traffic(options: Options, users: int) -> str:
 
 def _number(size: Expected) -> str:
     if size.calls is None:
-        return "as many calls as are answered"
+        return "as many calls as are answered" if size.most is None else f"at most {size.most:,.0f} calls"
     if size.most is None:
         return f"about {size.calls:,.0f} calls, if one takes {CALL_SECONDS:g} s (closed model)"
     return f"about {size.calls:,.0f} calls"

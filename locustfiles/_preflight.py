@@ -60,7 +60,7 @@ class Preflight:
     def check(self, scenario: Scenario, parsed: Any) -> None:
         """`parsed` are Locust's options with ours. Raises `RefusedError`."""
         try:
-            self._read(parsed)
+            self._read(scenario, parsed)
             scenario.check(self.options, self.targets)
             self._ask(scenario, parsed)
             self._check()
@@ -69,8 +69,8 @@ class Preflight:
         except JournalError as error:
             raise RefusedError(str(error), EXIT_DISK) from None
 
-    def _read(self, parsed: Any) -> None:
-        self.options = read_options(parsed).of_engine()
+    def _read(self, scenario: Scenario, parsed: Any) -> None:
+        self.options = scenario.settings(read_options(parsed).of_engine())
         for kind, where in self.options.send:
             check_destination(kind, where, f"--send-{kind}")
         check_results(Path(self.options.results))

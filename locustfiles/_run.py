@@ -130,6 +130,7 @@ class Session:
         runner = environment.runner
         if runner is None:
             return
+        self.scenario.open(runner)
         if isinstance(runner, WorkerRunner):
             self._worker = Worker(runner, self._open_calls, self._stop_now)
             environment.events.report_to_master.add_listener(self._add_seen)
@@ -180,6 +181,7 @@ class Session:
         except JournalError as error:
             self.fail(str(error))
             return
+        checked = checks.calls
         checks.calls, checks.spent = [], Spent()
         self._workers_done.clear()
         self._workers_tally.clear()
@@ -196,6 +198,7 @@ class Session:
             "prices": msgspec.to_builtins(checks.prices),
         }
         say(f"run {run.folder}: {plan_line(self.options, self.targets)}")
+        self.scenario.begin(self.load, checked)
         gevent.spawn(self._progress, self.load)
         gevent.spawn(self._tend, self.load)
 
@@ -210,6 +213,7 @@ class Session:
     def _end(self, load: Load) -> None:
         seen = self._seen(load)
         load.close()
+        self.scenario.end()
         if load.journal.failure is not None:
             self.fail(str(load.journal.failure))
         runner = self.environment.runner
@@ -578,7 +582,8 @@ class Session:
             # It has ended here; the master goes on handing out users for a moment, who would begin again.
             return
         self._joined = told["run"]["id"]
-        self.options = msgspec.structs.replace(read_options(parsed).of_engine(), seed=told["seed"])
+        asked = msgspec.structs.replace(read_options(parsed).of_engine(), seed=told["seed"])
+        self.options = self.scenario.settings(asked)
         simulated = told["simulated"]
         found = find(self.options) if simulated is None else simulated_targets(simulated)
         index = max(0, getattr(self.environment.runner, "worker_index", 0))
@@ -604,6 +609,7 @@ class Session:
             return
         assert self._worker is not None
         self._worker.join(self.load.journal.worker_id)
+        self.scenario.begin(self.load, ())
         if alone:
             self._senders.start(run, self.options.send, self.load.journal.worker_id)
         gevent.spawn(self._tend, self.load)

@@ -52,6 +52,19 @@ class Scenario:
         self.name = name
         self.tries_again = tries_again
 
+    def settings(self, options: Options) -> Options:
+        """As this scenario has them. Raises `SettingsError`."""
+        return options
+
+    def open(self, runner: Any) -> None:
+        """In each process, before there is a run: for messages of its own."""
+
+    def begin(self, load: Any, checks: Sequence[ObservedCall]) -> None:
+        """In each process, when its `Load` is there. `checks`: of the targets, in the process that starts runs."""
+
+    def end(self) -> None:
+        """In each process, before its last word of the run."""
+
     def check(self, options: Options, targets: Sequence[Target]) -> None:
         """Whether it can be run so, before anything is sent. Raises `SettingsError`."""
         if options.trace is not None:

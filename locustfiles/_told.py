@@ -29,6 +29,7 @@ def plan_line(options: Options, targets: list[Target]) -> str:
         "closed": "each user calls again when its call has ended (closed model: queueing not measured)",
         "poisson": f"{options.rate or 0:g} calls a second at random (open model)",
         "constant": f"{options.rate or 0:g} calls a second, evenly spaced (open model)",
+        "stepped": f"steps, up to {options.max_rate:g} calls a second, evenly spaced (open model)",
         "schedule": f"calls when {options.schedule} says (open model)",
         "trace": f"{options.trace} at {options.trace_speed:g} times its speed (open model)",
     }[options.arrivals]

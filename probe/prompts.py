@@ -16,6 +16,7 @@ import tomllib
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from statistics import NormalDist
 from typing import Any, NamedTuple
 
 import msgspec
@@ -40,6 +41,9 @@ _WORDS = """
 _STORY = random.Random(0).choices(_WORDS, k=20_011)
 
 _Z90 = 1.2815515655446004  # the standard normal's 90th percentile
+_NORMAL = NormalDist()
+# Multiples of these, less their whole parts, fill a square evenly (Roberts' R2 sequence).
+_EVENLY = (0.7548776662466927, 0.5698402909980532)
 
 
 class Prompt(msgspec.Struct, frozen=True):
@@ -114,8 +118,14 @@ class Size(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ValueError(f"median {self.median} and p90 {self.p90}: need 0 < median <= p90")
 
     def draw(self, rng: random.Random) -> int:
+        return self._at(rng.gauss(0.0, 1.0))
+
+    def quantile(self, share: float) -> int:
+        return self._at(_NORMAL.inv_cdf(min(max(share, 1e-4), 1 - 1e-4)))
+
+    def _at(self, deviations: float) -> int:
         sigma = math.log(self.p90 / self.median) / _Z90
-        return max(1, round(self.median * math.exp(sigma * rng.gauss(0.0, 1.0))))
+        return max(1, round(self.median * math.exp(sigma * deviations)))
 
 
 class TrafficClass(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -189,10 +199,61 @@ class Mix:
         return [Ask(numbered(one, size, answer, chosen.prefix), stream, chosen.name) for one in numbers]
 
 
+class EvenMix(Mix):
+    """The same mix, and every stretch of it as like the whole as can be: what a few dozen of its calls cost together
+    is close to what they do on average, where the drawn mix's would vary by a tenth.
+
+    Classes take turns by weight, streams by their share, and sizes come from all parts of their distribution in turn.
+    """
+
+    def __init__(self, classes: Sequence[TrafficClass], stream_share: float, seed: int | str) -> None:
+        super().__init__(classes, stream_share, seed)
+        total = sum(self._weights)
+        self._shares = [weight / total for weight in self._weights]
+        self._owed = [self._rng.random() * share for share in self._shares]
+        self._streams_owed = [self._rng.random() for _ in classes]
+        self._at = [(self._rng.random(), self._rng.random()) for _ in classes]
+
+    def draw(self) -> Ask:
+        for number, share in enumerate(self._shares):
+            self._owed[number] += share
+        turn = self._owed.index(max(self._owed))
+        self._owed[turn] -= 1
+        chosen = self._classes[turn]
+        share = self._stream_share if chosen.stream_share is None else chosen.stream_share
+        self._streams_owed[turn] += share
+        stream = self._streams_owed[turn] >= 1
+        self._streams_owed[turn] -= stream
+        size, answer = self._at[turn]
+        self._at[turn] = (size + _EVENLY[0]) % 1, (answer + _EVENLY[1]) % 1
+        return self._asked(chosen, chosen.input_tokens.quantile(size), chosen.output_tokens.quantile(answer), stream)
+
+    def again(self, ask: Ask) -> Ask:
+        """A call of the same class and size, with a text of its own: nothing that the service may have cached."""
+        chosen = next(one for one in self._classes if one.name == ask.traffic)
+        return self._asked(chosen, ask.prompt.input_tokens, ask.prompt.max_tokens, ask.stream)
+
+    def _asked(self, chosen: TrafficClass, size: int, answer: int, stream: bool) -> Ask:
+        return Ask(numbered(self._rng.randrange(1_000_000), size, answer, chosen.prefix), stream, chosen.name)
+
+
 def streaming(classes: Sequence[TrafficClass], stream_share: float) -> float:
     """The share of a mix's calls that stream, 0 to 1."""
     streams = sum(one.weight * (stream_share if one.stream_share is None else one.stream_share) for one in classes)
     return streams / sum(one.weight for one in classes)
+
+
+def mean_sizes(classes: Sequence[TrafficClass]) -> tuple[float, float]:
+    """Tokens of a call's prompt, and the most of its answer, on average over a mix as `EvenMix` draws it."""
+    total, shares = sum(one.weight for one in classes), [(at + 0.5) / 500 for at in range(500)]
+    inputs, outputs = (
+        sum(one.weight * sum(max(least, size.quantile(share)) for share in shares) for one, size in sizes) / total / 500
+        for least, sizes in (
+            (MIN_INPUT_TOKENS, [(one, one.input_tokens) for one in classes]),
+            (1, [(one, one.output_tokens) for one in classes]),
+        )
+    )
+    return inputs, outputs
 
 
 def read_mix(path: Path) -> tuple[TrafficClass, ...]:

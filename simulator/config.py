@@ -46,6 +46,8 @@ class Deployment(_Table, frozen=True):
     requests_per_minute: float = 600
     # The seconds over which the limit of requests is kept.
     request_period: float = 60
+    # The seconds over which the limit of tokens is kept.
+    token_period: float = 60
     # Which rule charges a request; by default the generation's.
     debit: DebitRule | None = None
     ptu: int | None = None
@@ -267,6 +269,8 @@ def _contradictions(config: Config) -> list[str]:
                 problems.append(f"{place}.bucket_seconds: it must be above 0")
             if one.tokens_per_minute <= 0 or one.requests_per_minute <= 0:
                 problems.append(f"{place}: limits must be above 0")
+            if one.token_period <= 0 or one.request_period <= 0:
+                problems.append(f"{place}: a limit is kept over more than 0 s")
         if len(resource.latency.by_hour) not in (0, 24):
             problems.append(f"resources.{name}.latency.by_hour: 24 factors or none")
     for name, gateway in config.gateways.items():

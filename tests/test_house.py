@@ -23,9 +23,9 @@ ROWS = (
     "probe/counting.py probe/dialing.py analysis/frames.py analysis/log_shapes.py analysis/ptu_models.py"
     " probe/spending.py locustfiles/_breaker.py locustfiles/_slo.py locustfiles/_tables.py locustfiles/_words.py",
     "probe/transport.py probe/journal.py probe/simulated.py probe/advice.py probe/render.py probe/assertions.py"
-    " locustfiles/_live.py",
+    " locustfiles/_live.py locustfiles/_knee.py",
     "probe/versus.py probe/outcome.py analysis/stats.py analysis/output.py analysis/runs.py analysis/logs.py"
-    " analysis/following.py locustfiles/_verdict.py locustfiles/_board.py locustfiles/_web.py",
+    " analysis/following.py locustfiles/_verdict.py locustfiles/_board.py locustfiles/_web.py locustfiles/_burst.py",
     "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py analysis/redact.py"
     " analysis/signals.py analysis/verify.py analysis/replay.py analysis/export.py analysis/sending.py",
     "probe/client.py probe/identity.py analysis/gather.py",
@@ -53,8 +53,9 @@ ROWS = (
     "probe/cli.py",
     "locustfiles/_run.py analysis/report.py",
     "locustfiles/_user.py analysis/cli.py",
-    "locustfiles/mixed.py locustfiles/gateway.py locustfiles/regions.py locustfiles/replay.py locustfiles/_sdk.py",
-    "locustfiles/sdk_retries.py",
+    "locustfiles/mixed.py locustfiles/gateway.py locustfiles/regions.py locustfiles/replay.py locustfiles/_sdk.py"
+    " locustfiles/_steps.py",
+    "locustfiles/sdk_retries.py locustfiles/knee.py locustfiles/burst.py",
 )
 ROW = {module: number for number, row in enumerate(ROWS) for module in row.split()}
 PACKAGES = ("probe", "analysis", "locustfiles", "simulator")

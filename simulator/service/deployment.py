@@ -114,7 +114,9 @@ class Deployment:
 
 def _standard(settings: config.Deployment) -> Limiter:
     kind = WindowLimiter if settings.generation in _WINDOWS else RefillLimiter
-    return kind(settings.requests_per_minute, settings.tokens_per_minute, settings.request_period)
+    return kind(
+        settings.requests_per_minute, settings.tokens_per_minute, settings.request_period, settings.token_period
+    )
 
 
 def _provisioned(settings: config.Deployment, units: int) -> ProvisionedLimiter:

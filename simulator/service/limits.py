@@ -184,17 +184,29 @@ class _TwoMeters:
 
 
 class WindowLimiter(_TwoMeters):
-    """To February 2026."""
+    """To February 2026. `tokens_period` is a minute of every deployment known; tests shorten it."""
 
-    def __init__(self, requests_per_minute: float, tokens_per_minute: float, requests_period: float = MINUTE) -> None:
-        super().__init__(_Window(requests_per_minute, requests_period), _Window(tokens_per_minute, MINUTE))
+    def __init__(
+        self,
+        requests_per_minute: float,
+        tokens_per_minute: float,
+        requests_period: float = MINUTE,
+        tokens_period: float = MINUTE,
+    ) -> None:
+        super().__init__(_Window(requests_per_minute, requests_period), _Window(tokens_per_minute, tokens_period))
 
 
 class RefillLimiter(_TwoMeters):
-    """Since March 2026."""
+    """Since March 2026. `tokens_period` as above."""
 
-    def __init__(self, requests_per_minute: float, tokens_per_minute: float, requests_period: float = MINUTE) -> None:
-        super().__init__(_Bucket(requests_per_minute, requests_period), _Bucket(tokens_per_minute, MINUTE))
+    def __init__(
+        self,
+        requests_per_minute: float,
+        tokens_per_minute: float,
+        requests_period: float = MINUTE,
+        tokens_period: float = MINUTE,
+    ) -> None:
+        super().__init__(_Bucket(requests_per_minute, requests_period), _Bucket(tokens_per_minute, tokens_period))
 
 
 def debit(rule: DebitRule, body: Mapping[str, Any]) -> int:
