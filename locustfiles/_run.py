@@ -262,6 +262,8 @@ class Session:
         return verdict(ran, self.standing, judged)
 
     def _judge(self, tally: Counter[str]) -> list[Judgement]:
+        if not self.scenario.is_judged:
+            return []
         judgements = list(self.standing.all().values.judge(self.options.slo, not too_tainted(tally, self.options)))
         told: Any = self.environment.parsed_options
         # A cap that was to end the run has set 0.

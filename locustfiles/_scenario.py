@@ -48,6 +48,9 @@ class Ending(NamedTuple):
 class Scenario:
     """Mixed traffic. `tries_again`: a call of it can be more than one request."""
 
+    # Whether the objectives of the run are for all of it.
+    is_judged = True
+
     def __init__(self, name: str, *, tries_again: bool = False) -> None:
         self.name = name
         self.tries_again = tries_again

@@ -69,6 +69,9 @@ class Order(msgspec.Struct, frozen=True):
 class Stepped(Scenario):
     """A scenario that decides while it runs what is offered. `again`: whether refused calls are offered again."""
 
+    # What is over the limits is wanted.
+    is_judged = False
+
     def __init__(self, name: str, *, again: bool) -> None:
         super().__init__(name)
         self._offers_again = again
