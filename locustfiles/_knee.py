@@ -31,13 +31,14 @@ from locustfiles._slo import Objective, Values, read_objectives
 
 FACTOR = 2.0
 # What is offered to a limiter that is full, by what it let in before.
-OVER = 1.2
+OVER = 1.3
 # For answers to the calls of a step.
 PATIENCE_SECONDS = 15.0
 # Steps whose rates are within this of each other need none between them.
 NEAR = 1.05
 # Of the capacity: an interval that is narrow enough.
 _NARROW = 0.03
+_ALIKE = 1.5
 # A little below the capacity's lower end there is room for sizes that differ.
 _BELOW = 0.98
 _FEWEST_REFUSALS = 5
@@ -175,6 +176,7 @@ class Search:
         # Calls a minute, and what they were counted by.
         self.capacity: Range | None = None
         self.unit: str | None = None
+        self._spread = math.inf
         # In the order in which they were due.
         self._sent: list[Sent] = []
         self._seen: list[Seen] = []
@@ -233,9 +235,11 @@ class Search:
 
     def _saturate(self) -> Moves:
         window = self.settings.window
-        since = self._refused[0] + window / 12
-        # More than what can be drained: what was let in so far, with what fitted in beside.
-        step = Step("saturate", self._over(self._now - window), self._now)
+        since = self._refused[0] + window / 6
+        rate = self.steps[-1].rate
+        while self._now < since + self.settings.refusal:
+            yield rate
+        step = Step("saturate", min(rate, self._over(since)), self._now)
         looked_at = -math.inf
         while not self._is_measured(since) and not self._is_late(0.0):
             if self._is_generator_limited(step.rate, step.began):
@@ -253,21 +257,31 @@ class Search:
             self.capacity, self.limited_by = None, self.limited_by or "max-rate"
         self._tokens_a_call = self._mean_tokens(since, step.ended)
 
+    def _over(self, since: float) -> float:
+        """More than is drained, and not far more. What was let in from the first refusal on tells that, but of a long
+        window, which then lets in nothing; of that all that went before tells it, which fitted into one of them."""
+        first, window = self._refused[0], self.settings.window
+        drained = len(self._admitted(first, since)) / (since - first)
+        before = max(self.began, since - window)
+        all_of_it = len(self._admitted(before, since)) / (since - before)
+        return OVER * (drained if drained > all_of_it / 4 else all_of_it)
+
     def _is_measured(self, since: float) -> bool:
         """Two whole windows that differ tell how much they do; what is let in all the time tells it by itself."""
         windows = (self._now - since) / self.settings.window
-        narrow = self.capacity is not None and self.capacity.spread < _NARROW
-        return windows > 2.25 or (narrow and windows > (2.05 if self._lets_in_by_turns(since) else 1.25))
+        narrow = self.capacity is not None and self._spread < _NARROW
+        return windows > 2.25 or (narrow and windows > (2.02 if self._lets_in_by_turns(since) else 1.25))
 
     def _lets_in_by_turns(self, since: float) -> bool:
-        """As a fixed window does: all for a while, and then nothing."""
+        return self._opened(since) is not None
+
+    def _opened(self, since: float) -> float | None:
+        """When a fixed window opened last, which lets in all for a while and then nothing; None where nothing looks so,
+        or the next one has yet to open."""
         until = self._now - self.settings.refusal
         times = [since, *(one.due for one in self._admitted(since, until)), until]
-        return max(after - before for before, after in pairwise(times)) > self.settings.window / 6
-
-    def _over(self, since: float) -> float:
-        seconds = self._now - max(since, self.began)
-        return min(OVER * self._let_in(since) / max(seconds, 1.0), self.settings.max_rate)
+        opened = [after for before, after in pairwise(times) if after - before > self.settings.window / 6]
+        return opened[-1] if opened else None
 
     def _confirm(self) -> Moves:
         if self.capacity is None or self._is_late(self.settings.window):
@@ -313,8 +327,8 @@ class Search:
     def _rest(self) -> Moves:
         """Until open calls have ended, and nothing is left of what was let in that would stand against what comes."""
         window = self.settings.window
-        by_turns = bool(self._refused) and self._lets_in_by_turns(self._now - 2 * window)
-        least = self._now + (window if by_turns else window / 6)
+        opened = self._opened(self._now - 2 * window) if self._refused else None
+        least = max(self._now + window / 6, 0.0 if opened is None else opened + window)
         most = self._now + window + PATIENCE_SECONDS
         while self._now < most and (self._now < least or len(self._seen) < len(self._sent)):
             yield 0.0
@@ -373,7 +387,12 @@ class Search:
             each = call + prompt * self.settings.input_tokens + answer * self.settings.max_tokens
             found[unit] = _in_a_window([one.due for one in let_in], amounts, since, until, window).times(1 / each)
         self.unit = min(found, key=lambda unit: found[unit].spread)
-        return found[self.unit].times(60 / window)
+        best = found[self.unit]
+        # Units that vary as little may be what is counted as well.
+        alike = [one for one in found.values() if one.spread <= max(_ALIKE * best.spread, best.spread + 0.005)]
+        ends = min(one.low or 0.0 for one in alike), max(one.high or 0.0 for one in alike)
+        self._spread = best.spread
+        return Range(best.value, *ends).times(60 / window)
 
     def _judge(self, step: Step) -> None:
         self._describe(step, step.began)
