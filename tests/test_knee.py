@@ -45,9 +45,9 @@ class Service:
         if not isinstance(self.limiter, ProvisionedLimiter):
             return self.limiter is None or self.limiter.admit(ask.prompt.input_tokens - 2, now) is None
         while self._settle and self._settle[0][0] <= now:
-            at, _, charge, used = heapq.heappop(self._settle)
-            self.limiter.settle(charge, used, at)
-        charge = self.limiter.admit(ask.prompt.input_tokens, 0, ask.prompt.max_tokens, now)
+            at, _, settled, used = heapq.heappop(self._settle)
+            self.limiter.settle(settled, used, at)
+        charge: Charge | Refusal = self.limiter.admit(ask.prompt.input_tokens, 0, ask.prompt.max_tokens, now)
         if isinstance(charge, Refusal):
             return False
         heapq.heappush(self._settle, (now + 3, next(self._numbers), charge, ask.prompt.max_tokens // 2))
@@ -188,7 +188,8 @@ def test_an_even_mix_is_the_mix_in_every_stretch_of_it(seed: int) -> None:
 def test_a_burst_has_its_phases_and_sends_no_more_than_it_says() -> None:
     plan = Plan(quota=None, window=60.0, max_rate=50.0)
     burst = Burst(plan, 0.0)
-    now, sent, news = 0.0, 0.0, []
+    news: list[str] = []
+    now, sent = 0.0, 0.0
     while (rate := burst.rate(now)) is not None:
         sent += rate * 0.1
         news += burst.news()
