@@ -18,7 +18,7 @@ from locustfiles._burst import Burst, Plan
 from locustfiles._knee import Search, Seen, Sent, Settings, in_each, with_refusals
 from locustfiles._plan import mean_tokens
 from locustfiles._slo import read_objectives
-from probe.prompts import CONVERSATION, Ask, EvenMix
+from probe.prompts import CONVERSATION, Ask, EvenMix, Mix
 from simulator.service.limits import RefillLimiter, Refusal, WindowLimiter
 from simulator.service.provisioned import Charge, ProvisionedLimiter, provisioned_model
 from tests.commands import run, settings_of
@@ -172,17 +172,31 @@ def test_processes_together_keep_to_a_rate_that_changes(spells: list[tuple[float
     assert abs(sent - wanted) <= processes
 
 
-@given(st.integers(0, 1000))
-@settings(max_examples=20, deadline=None)
-def test_an_even_mix_is_the_mix_in_every_stretch_of_it(seed: int) -> None:
-    mix = EvenMix(CONVERSATION, 0.7, seed)
-    asks = [mix.draw() for _ in range(300)][seed % 100 :][:200]
-    # Drawn at random, one seed in three would be further off.
-    assert sum(ask.prompt.input_tokens for ask in asks) / 200 == pytest.approx(INPUT, rel=0.06)
-    assert sum(ask.prompt.max_tokens for ask in asks) / 200 == pytest.approx(OUTPUT, rel=0.08)
+def off(kind: type[Mix], average: float, tokens_of: Callable[[Ask], int]) -> float:
+    """By what share 200 calls of a mix are off its average, themselves on average."""
+    mixes = [kind(CONVERSATION, 0.7, seed) for seed in range(30)]
+    means = [sum(tokens_of(mix.draw()) for _ in range(200)) / 200 for mix in mixes]
+    return sum(abs(mean / average - 1) for mean in means) / len(means)
+
+
+def test_calls_of_an_even_mix_are_together_much_nearer_to_its_average_than_drawn_ones() -> None:
+    for average, tokens_of in (
+        (INPUT, lambda ask: ask.prompt.input_tokens),
+        (OUTPUT, lambda ask: ask.prompt.max_tokens),
+    ):
+        assert off(EvenMix, average, tokens_of) < 0.5 * off(Mix, average, tokens_of)
+
+
+def test_a_call_that_is_offered_again_is_of_the_same_size_with_words_of_its_own() -> None:
+    mix = EvenMix(CONVERSATION, 0.7, 1)
+    asks = [mix.draw() for _ in range(200)]
     assert sum(ask.stream for ask in asks) == pytest.approx(140, abs=5)
-    assert mix.again(asks[0]).prompt.id != asks[0].prompt.id
-    assert mix.again(asks[0]).prompt.input_tokens == asks[0].prompt.input_tokens
+    again = mix.again(asks[0])
+    assert again.prompt.id != asks[0].prompt.id
+    assert (again.prompt.input_tokens, again.prompt.max_tokens) == (
+        asks[0].prompt.input_tokens,
+        asks[0].prompt.max_tokens,
+    )
 
 
 def test_a_burst_has_its_phases_and_sends_no_more_than_it_says() -> None:
