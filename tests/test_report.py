@@ -139,7 +139,8 @@ def test_what_each_figure_draws_lies_beside_the_page(made: tuple[Path, Findings,
     folder, _, panels = made
     for panel in panels:
         path = folder / "report-data" / panel.key
-        rows = [duckdb.sql(f"select count(*) from '{path}.{kind}'").fetchall() for kind in ("parquet", "csv")]
+        with duckdb.connect() as db:
+            rows = [db.execute(f"select count(*) from '{path}.{kind}'").fetchall() for kind in ("parquet", "csv")]
         assert rows == [[(len(panel.table),)]] * 2, panel.key
 
 
@@ -148,7 +149,8 @@ def test_every_figures_query_runs_on_the_export(made: tuple[Path, Findings, list
     export(folder, tmp_path)
     for panel in panels:
         query = panel.query.replace("calls.parquet", str(tmp_path / "calls.parquet"))
-        assert duckdb.sql(query).fetchall(), panel.key
+        with duckdb.connect() as db:
+            assert db.execute(query).fetchall(), panel.key
 
 
 def test_several_runs_are_one_page_with_each_its_part(made: tuple[Path, Findings, list[Panel]], tmp_path: Path) -> None:
