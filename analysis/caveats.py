@@ -4,6 +4,7 @@ import pandas as pd
 
 from analysis import application
 from analysis.findings import Findings
+from analysis.logs import left_out
 from analysis.regions import FEW
 from analysis.tokens import MOST
 from analysis.words import plain, seconds
@@ -16,10 +17,7 @@ def caveats(findings: Findings) -> list[str]:
     """What a reader must know before believing the figures."""
     run = findings.run
     found = [*about_trust(findings), *_about_time(findings), *_about_headers(findings), *_about_few(findings)]
-    if run.skipped:
-        found.append(f"{run.skipped:,} lines of the journal were no records and were skipped.")
-    if run.in_flight:
-        found.append(f"{run.in_flight:,} calls were sent and have no record: they were in flight when it was killed.")
+    found += run.gaps
     how = run.about.ended.how if run.about.ended else None
     if how != "completed":
         why = run.about.ended.why if run.about.ended else None
@@ -134,11 +132,12 @@ def _about_logs(findings: Findings) -> list[str]:
     found = []
     logs, coverage = findings.logs, findings.coverage
     if coverage is None:
-        found.append("No diagnostic logs were given; --logs names their folder.")
+        found.append("No diagnostic logs were given; --logs says where they are.")
     elif not logs.files:
         found.append("No log is below the folders given.")
-    elif coverage.matched == 0:
-        found.append("No call is in the logs given: another resource's, another time's, or not written yet.")
+    elif findings.apart is not None:
+        found.append(plain(findings.apart))
     if logs.skipped_lines:
-        found.append(f"{logs.skipped_lines:,} lines of the logs were no records and were skipped.")
+        first = left_out(logs)[0].removeprefix("Skipped ")
+        found.append(f"{logs.skipped_lines:,} lines or files of the logs were skipped, the first: {plain(first)}")
     return found

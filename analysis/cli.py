@@ -15,6 +15,8 @@ from probe.journal import JournalError
 
 if TYPE_CHECKING:
     from analysis.findings import Findings
+    from analysis.join import Joined, Said
+    from analysis.logs import Logs
     from analysis.output import Output, Result
     from analysis.runs import Run
 
@@ -116,14 +118,11 @@ def regions(runs: tuple[Path, ...], logs: tuple[str, ...], output: "Output") -> 
     Where several targets were called directly: their differences with intervals, and weights for a load balancer. With
     the diagnostic logs also the service's own durations.
     """
-    from analysis.join import join
-    from analysis.log_sources import log_files
-    from analysis.logs import read_logs
     from analysis.regions import CALL_COLUMNS, LOG_COLUMNS, REGION_HEADERS, analyse, as_result
 
     def result(run: "Run") -> "Result":
-        with log_files(logs, run.folder) as files:
-            return as_result(analyse(join(run.calls, read_logs(files, LOG_COLUMNS)).calls if files else run.calls))
+        joined, _, told = _joined(run, logs, LOG_COLUMNS)
+        return as_result(analyse(joined.calls), told)
 
     _each(runs, output, result, REGION_HEADERS, CALL_COLUMNS)
 
@@ -188,7 +187,7 @@ def tokens(runs: tuple[Path, ...], logs: tuple[str, ...], output: "Output") -> N
     def result(run: "Run") -> "Result":
         with log_files(logs, run.folder) as files:
             found = read_logs(files, LOG_COLUMNS) if files else None
-        return as_result(analyse(run.calls, found, run.seconds, run.preflight["service_request_id"].dropna()))
+        return as_result(analyse(run.calls, found, run.seconds, _others(run)))
 
     _each(runs, output, result, (), CALL_COLUMNS)
 
@@ -205,9 +204,6 @@ def gateway(runs: tuple[Path, ...], logs: tuple[str, ...], prices: Path | None, 
     completed and the client never got, with their tokens and what they cost.
     """
     from analysis.gateway import CALL_COLUMNS, ID_HEADERS, LOG_COLUMNS, analyse, as_result
-    from analysis.join import join, overlap, said
-    from analysis.log_sources import log_files
-    from analysis.logs import read_logs
     from analysis.lost import paid_and_lost
     from analysis.runs import header_shares
     from probe.prices import read_prices
@@ -219,12 +215,7 @@ def gateway(runs: tuple[Path, ...], logs: tuple[str, ...], prices: Path | None, 
         _fail(str(error), EXIT_SETTINGS)
 
     def result(run: "Run") -> "Result":
-        with log_files(logs, run.folder) as files:
-            found = read_logs(files, LOG_COLUMNS)
-        joined = join(run.calls, found, run.preflight["service_request_id"].dropna())
-        sentences = said(joined.coverage, found) if found.files else ["No logs were given; --logs names their folder."]
-        why = overlap(joined, found) if found.files else None
-        told = [*sentences, *([why] if why else [])]
+        joined, found, told = _joined(run, logs, LOG_COLUMNS)
         return as_result(analyse(joined, found, header_shares(run.folder)), paid_and_lost(joined, known_prices), told)
 
     _each(runs, output, result, ID_HEADERS, CALL_COLUMNS)
@@ -243,7 +234,7 @@ def compare(a: Path, b: Path, fail_on: str | None, output: "Output") -> None:
     """
     from analysis.compare import CALL_COLUMNS, HEADERS, SAMPLED, as_result, is_judged, is_worse
     from analysis.compare import compare as compare_runs
-    from analysis.output import render
+    from analysis.output import render, with_gaps
     from analysis.runs import RunError, read_run
 
     try:
@@ -251,8 +242,29 @@ def compare(a: Path, b: Path, fail_on: str | None, output: "Output") -> None:
         found = compare_runs(*runs)
     except RunError as error:
         _fail(str(error), EXIT_SETTINGS)
-    click.echo(render(as_result(found, (runs[0].name, runs[1].name)), output))
+    gaps = [f"{run.name}: {gap}" for run in runs for gap in run.gaps]
+    click.echo(render(with_gaps(as_result(found, (runs[0].name, runs[1].name)), gaps), output))
     sys.exit(EXIT_EXPECTATION if fail_on and (is_worse(found) or not is_judged(found)) else EXIT_OK)
+
+
+def _joined(run: "Run", sources: tuple[str, ...], columns: Sequence[str]) -> "tuple[Joined, Logs, Said | None]":
+    """The run's calls with what the logs say of them, and what is to be known of that; None where there are none."""
+    from analysis.join import join, said
+    from analysis.log_sources import log_files
+    from analysis.logs import read_logs
+
+    with log_files(sources, run.folder) as files:
+        logs = read_logs(files, columns)
+    joined = join(run.calls, logs, _others(run))
+    return joined, logs, said(joined, logs) if files else None
+
+
+def _others(run: "Run") -> list[str]:
+    """What is in the logs too: the checks before the load, and what came through the SDK."""
+    from analysis.application import read_view
+
+    view = read_view(run.folder)
+    return [*run.preflight["service_request_id"].dropna(), *(view.service_request_ids if view else ())]
 
 
 def _each(
@@ -264,12 +276,12 @@ def _each(
 ) -> None:
     """Prints the result of each run, as JSON one object, or a list of them for several."""
     from analysis.logs import LogsError
-    from analysis.output import render_runs
+    from analysis.output import render_runs, with_gaps
     from analysis.runs import RunError, read_run
 
     try:
         found = (read_run(folder, headers, columns) for folder in _given(runs))
-        results = [(run.name, analyse(run)) for run in found]
+        results = [(run.name, with_gaps(analyse(run), run.gaps)) for run in found]
     except (RunError, LogsError) as error:
         _fail(str(error), EXIT_SETTINGS)
     click.echo(render_runs(results, output))
@@ -312,6 +324,7 @@ def export(runs: tuple[Path, ...], logs: tuple[str, ...], into: Path | None) -> 
     With several runs each has a folder of its own name in the folder that -o names.
     """
     from analysis.export import export as export_run
+    from analysis.export import told
     from analysis.log_sources import log_files
     from analysis.logs import LogsError
     from analysis.runs import RunError
@@ -323,9 +336,8 @@ def export(runs: tuple[Path, ...], logs: tuple[str, ...], into: Path | None) -> 
             folder = run / "export" if into is None else into / name if len(given) > 1 else into
             with log_files(logs, run) as files:
                 done = export_run(run, folder, files)
-            told = f"{done.calls:,} calls" + ("" if done.logged is None else f", {done.logged:,} rows of logs")
-            left_out = f"; {done.skipped:,} lines of the journal are no records" if done.skipped else ""
-            print(f"analysis: {name}: {told}{left_out}", file=sys.stderr)
+            for line in told(done):
+                print(f"analysis: {name}: {line}", file=sys.stderr)
             click.echo("\n".join(_from_here(path) for path in done.files))
     except (RunError, LogsError) as error:
         _fail(str(error), EXIT_SETTINGS)

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import duckdb
 import msgspec
 
-from analysis.logs import ALWAYS, COLUMNS, read_logs
+from analysis.logs import ALWAYS, COLUMNS, Logs, left_out, read_logs
 from analysis.runs import GROUP, IS_RECORD, TAINTED, last_sent, lines, read_about
 from probe.escaping import BEGINS_A_FORMULA, NUMBER
 from probe.headers import describe
@@ -43,13 +43,14 @@ class Column(NamedTuple):
 
 
 class Exported(NamedTuple):
-    """`logged` is None where no logs were given."""
+    """`logs` is None where none were given; of its rows `matched` are calls'."""
 
     files: list[Path]
     columns: list[Column]
     calls: int
-    logged: int | None
     skipped: int
+    logs: Logs | None
+    matched: int
 
 
 class _Made(NamedTuple):
@@ -67,17 +68,32 @@ def export(run: Path, into: Path, logs: Iterable[Path] = ()) -> Exported:
         calls = _calls(database, run)
         _write(database, "calls", _selected(calls, f"{lines(run)} WHERE {IS_RECORD}"), draft)
         columns = _described(database, "calls", {name: (made.unit, made.meaning) for name, made in calls.items()})
-        written, logged = _count(database, "SELECT 1 FROM calls"), None
+        written, logs_read, matched = _count(database, "SELECT 1 FROM calls"), None, 0
         if sources := list(logs):
-            database.register("found", read_logs(sources).table)
+            logs_read = read_logs(sources)
+            database.register("found", logs_read.table)
             _write(database, "logs", "SELECT * FROM found", draft)
             columns += _described(database, "logs", dict(_meanings_of_logs()))
-            logged = _count(database, "SELECT 1 FROM logs")
+            matched = _count(
+                database,
+                'SELECT 1 FROM logs WHERE correlation_id IN (SELECT "azure.service.request.id" FROM calls)',
+            )
         skipped = _count(database, f"SELECT 1 FROM {lines(run)} WHERE NOT coalesce({IS_RECORD}, false)")
         (draft / "columns.json").write_text(_as_json(columns), encoding="utf-8")
         (draft / "columns.md").write_text(_as_markdown(columns), encoding="utf-8")
         files = [_placed(path, into) for path in sorted(draft.iterdir()) if path.is_file()]
-        return Exported(files, columns, written, logged, skipped)
+        return Exported(files, columns, written, skipped, logs_read, matched)
+
+
+def told(done: Exported) -> list[str]:
+    """What was written, and what was not."""
+    lines = [f"{done.calls:,} calls"]
+    if done.logs is not None:
+        lines[0] += f", {len(done.logs.table):,} rows of logs, {done.matched:,} of them calls'"
+        lines += left_out(done.logs)
+    if done.skipped:
+        lines.append(f"{done.skipped:,} lines of the journal are no records and were skipped.")
+    return lines
 
 
 @contextmanager

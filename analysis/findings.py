@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import application, loads, ptu, regions, signals, tokens
-from analysis.join import Coverage, join
+from analysis.join import Coverage, join, overlap
 from analysis.logs import Logs, read_logs
 from analysis.outcomes import (
     GROUPS,
@@ -24,14 +24,14 @@ from analysis.ptu_models import Model, find_model
 from analysis.regions import by_hour, by_region
 from analysis.runs import Run, read_run
 from analysis.stats import quantile
-from analysis.throttling import by_cause, limiters, promises
+from analysis.throttling import by_cause, limiters, promises, with_cause
 from analysis.tokens import MOST, differences, estimates
 from probe.prices import read_prices
 from probe.target import SettingsError
 
 # Beyond so many calls the busiest stretch of a run is sized for: it needs the most, and a replay of all takes long.
 MOST_SIZED = 50_000
-LOG_COLUMNS = ("status", "began_ns", "ended_ns", "logged_ns", "prompt_tokens", "generated_tokens")
+LOG_COLUMNS = ("account", "status", "began_ns", "ended_ns", "logged_ns", "prompt_tokens", "generated_tokens")
 _COLUMNS = (
     *(*signals.CALL_COLUMNS, *regions.CALL_COLUMNS),
     *(name for name in tokens.CALL_COLUMNS if name != "response_id"),
@@ -64,6 +64,8 @@ class Sized(NamedTuple):
 class Findings(NamedTuple):
     """Tables as their modules give them; `coverage` is None where no logs were given, `view` where no application was.
 
+    `apart` is why no call is in the logs, None where some are.
+
     `joined` has some columns of the calls with `estimated_tokens` and what the logs say of them; `unknown` is how
     many calls could not be estimated for each reason, and `countable` how many could be drawn from. `tainted` is the
     share of first tokens that may be late by the generator's doing; above what the run allows, `run` has none of
@@ -91,6 +93,7 @@ class Findings(NamedTuple):
     countable: int
     logs: Logs
     coverage: Coverage | None
+    apart: str | None
     view: application.View | None
 
 
@@ -98,6 +101,7 @@ def analyse(folder: Path, log_folders: list[Path]) -> Findings:
     """Raises `RunError`, `LogsError`."""
     run = read_run(folder, signals.LIMIT_HEADERS, _COLUMNS, ("event_times", "latency_checkpoint"))
     calls, tainted = without_late_marks(run.calls, run.about.options.max_tainted)
+    calls = with_cause(calls)
     run = run._replace(calls=calls)
     logs = read_logs(log_folders, LOG_COLUMNS)
     countable = calls[calls["response_model"].notna()]
@@ -105,7 +109,7 @@ def analyse(folder: Path, log_folders: list[Path]) -> Findings:
     view = application.read_view(run.folder)
     # The checks before the load are in the logs too, and so is what came through the SDK.
     known = [*run.preflight["service_request_id"].dropna(), *(view.service_request_ids if view else ())]
-    joined, _, coverage = join(calls[list(_JOINED)].join(estimated["estimated_tokens"]), logs, known)
+    joined = join(calls[list(_JOINED)].join(estimated["estimated_tokens"]), logs, known)
     timed = calls[list(_TIMED)]
     return Findings(
         run=run,
@@ -122,13 +126,14 @@ def analyse(folder: Path, log_folders: list[Path]) -> Findings:
         promises=promises(calls),
         regions=by_region(timed),
         hours=by_hour(timed[timed["group"] == "answered"]),
-        tokens=differences(joined),
+        tokens=differences(joined.calls),
         sizings=list(_sized(calls)),
-        joined=joined,
+        joined=joined.calls,
         unknown={str(reason): int(n) for reason, n in estimated["reason"].value_counts().items()},
         countable=len(countable),
         logs=logs,
-        coverage=coverage if log_folders else None,
+        coverage=joined.coverage if log_folders else None,
+        apart=overlap(joined, logs) if logs.files else None,
         view=view,
     )
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.join import Joined
+from analysis.join import Joined, Said
 from analysis.logs import Logs
 from analysis.lost import LOG_COLUMNS as LOST_COLUMNS
 from analysis.lost import Lost
@@ -311,7 +311,8 @@ def _to_service(joined: Joined, calls: pd.DataFrame, gateway: pd.DataFrame, posi
     return rule
 
 
-def as_result(found: Gateway, lost: Lost, sentences: list[str]) -> Result:
+def as_result(found: Gateway, lost: Lost, logs: Said | None) -> Result:
+    """`logs` is what is to be known of them; None where none were given."""
     entries = lost.entries
     totals = {
         "calls": len(entries),
@@ -322,8 +323,8 @@ def as_result(found: Gateway, lost: Lost, sentences: list[str]) -> Result:
         "without_price": int((entries["cost"].isna() & entries["prompt_tokens"].notna()).sum()),
     }
     return Result(
-        [*_said_added(found.added), _said_lost(totals, lost), *sentences],
-        {"paid_and_lost": totals, "unexplained": len(lost.unexplained)},
+        [*_said_added(found.added), _said_lost(totals, lost), *(logs.lines if logs else [_NO_LOGS])],
+        {"paid_and_lost": totals, "unexplained": len(lost.unexplained), "coverage": logs.facts if logs else None},
         {
             "added": Table(
                 "What the gateway adds, s", found.added, "no calls were answered both directly and through it"
@@ -334,6 +335,9 @@ def as_result(found: Gateway, lost: Lost, sentences: list[str]) -> Result:
             "headers": Table("Headers that one way has only", found.headers, "none, or only one way was answered"),
         },
     )
+
+
+_NO_LOGS = "No logs were given; --logs says where they are."
 
 
 def _said_added(added: pd.DataFrame) -> list[str]:

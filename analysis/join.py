@@ -11,16 +11,15 @@ Never.  Nothing is dropped on either side: who is unmatched is counted, with the
 
 from collections.abc import Iterable
 from datetime import UTC, datetime
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from analysis.logs import Logs
+from analysis.logs import Logs, left_out
 from analysis.stats import quantile
 
 _AN_HOUR_NS = 3600 * 10**9
-_SKIPPED_SHOWN = 5
 
 
 class Skew(NamedTuple):
@@ -55,6 +54,13 @@ class Coverage(NamedTuple):
     skew: Skew | None = None
     delay_p50: float | None = None
     delay_max: float | None = None
+
+
+class Said(NamedTuple):
+    """What a reader must know of a join: as sentences, and the same for a script."""
+
+    lines: list[str]
+    facts: dict[str, Any]
 
 
 class Joined(NamedTuple):
@@ -141,7 +147,8 @@ def skew(joined: pd.DataFrame) -> Skew | None:
 
 
 def overlap(joined: Joined, logs: Logs) -> str | None:
-    """Why nothing could be joined, as far as it can be told; None where something was."""
+    """Why nothing could be joined, as far as it can be told; None where something was. Of logs with the columns
+    account, began_ns and logged_ns."""
     coverage, requests = joined.coverage, logs.requests
     if coverage.matched or joined.calls.empty:
         return None
@@ -149,17 +156,29 @@ def overlap(joined: Joined, logs: Logs) -> str | None:
         return "The logs have no record of Azure OpenAI's."
     if coverage.without_id == coverage.only_client:
         return "No reply named its record: none has an `apim-request-id`, which a gateway may strip."
-    began = requests["began_ns"].dropna() if "began_ns" in requests else requests["logged_ns"].dropna()
+    times = requests["began_ns"].fillna(requests["logged_ns"]).dropna()
     starts = joined.calls["start_time_unix_nano"]
-    if len(began) and (began.max() < starts.min() or began.min() > starts.max() + _AN_HOUR_NS):
-        times = f"{_moment(began.min())} to {_moment(began.max())}"
-        return f"The logs are of another time: {times}, the run is of {_moment(starts.min())}."
-    accounts = ", ".join(sorted(requests["account"].dropna().unique())) if "account" in requests else "not named"
-    return f"No call is in the logs, which are of the same time: another resource's ({accounts}), or not written yet."
+    if len(times) and (times.max() < starts.min() or times.min() > starts.max() + _AN_HOUR_NS):
+        span = f"{_moment(times.min())} to {_moment(times.max())}"
+        return f"The logs are of another time: {span}, the run is of {_moment(starts.min())}."
+    accounts = ", ".join(sorted(requests["account"].dropna().unique())) or "not named"
+    time = "which are of the same time" if len(times) else "which name no time"
+    return f"No call is in the logs, {time}: another resource's ({accounts}), or not written yet."
 
 
-def said(coverage: Coverage, logs: Logs) -> list[str]:
-    """What a reader must know of the join, as sentences."""
+def said(joined: Joined, logs: Logs) -> Said:
+    """Of logs that were given, be there any or not."""
+    coverage, why = joined.coverage, overlap(joined, logs)
+    lines = _covered(coverage) if logs.files else ["No log is below the folders given."]
+    return Said([*lines, *([why] if why and logs.files else []), *left_out(logs)], facts(coverage, logs))
+
+
+def facts(coverage: Coverage, logs: Logs) -> dict[str, Any]:
+    skew = None if coverage.skew is None else coverage.skew._asdict()
+    return coverage._asdict() | {"skew": skew, "files": logs.files, "skipped_lines": logs.skipped_lines}
+
+
+def _covered(coverage: Coverage) -> list[str]:
     lines = [
         f"Logs: {coverage.matched:,} calls matched, {coverage.only_client:,} only here ({coverage.without_id:,} of them"
         f" got no id), {coverage.only_log:,} only there, {coverage.duplicates:,} duplicates;"
@@ -180,11 +199,6 @@ def said(coverage: Coverage, logs: Logs) -> list[str]:
             f"Records were written {coverage.delay_p50:,.1f} s after the call ended"
             f" (at most {coverage.delay_max:,.1f} s)."
         )
-    for skipped in logs.skipped[:_SKIPPED_SHOWN]:
-        where = skipped.file if skipped.line is None else f"{skipped.file}, line {skipped.line}"
-        lines.append(f"Skipped {where}: {skipped.why}.")
-    if logs.skipped_lines > _SKIPPED_SHOWN:
-        lines.append(f"{logs.skipped_lines:,} lines of the logs were skipped in all.")
     return lines
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.logs import AZURE_OPENAI, Logs
+from analysis.logs import AZURE_OPENAI, Logs, left_out
 from analysis.ptu import LOAD_COLUMNS
 from analysis.signals import planned_tokens
 from probe.target import SettingsError
@@ -70,7 +70,8 @@ def of_logs(logs: Logs, deployment: str | None) -> Load:
     table = logs.table
     requests = table[(table["service"] == AZURE_OPENAI) & table["began_ns"].notna()]
     if requests.empty:
-        raise SettingsError("the logs have no request of Azure OpenAI with its time: there is nothing to size for")
+        why = next(iter(left_out(logs)), "there is nothing to size for")
+        raise SettingsError(f"the logs have no request of Azure OpenAI with its time: {why}")
     requests = requests[requests["deployment"] == _chosen(requests["deployment"], deployment)]
     load = pd.DataFrame(
         {
@@ -82,7 +83,7 @@ def of_logs(logs: Logs, deployment: str | None) -> Load:
         }
     )
     known = load["input_tokens"].notna() & load["output_tokens"].notna()
-    notes = ["Logs do not have max_tokens: each call is taken to have asked for what it generated."]
+    notes = ["Logs do not have max_tokens: each call is taken to have asked for what it generated.", *left_out(logs)]
     if not known.all():
         notes.append(f"{int((~known).sum()):,} requests without usage, refused ones among them, are not in it.")
     if not known.any():
@@ -92,6 +93,8 @@ def of_logs(logs: Logs, deployment: str | None) -> Load:
 
 def _chosen(deployments: pd.Series, wanted: str | None) -> str:
     found = sorted(deployments.dropna().unique())
+    if not found:
+        raise SettingsError("there is no call in it: there is nothing to size for")
     if wanted is not None and wanted not in found:
         raise SettingsError(f"no call of deployment {wanted!r}; there are: {', '.join(found)}")
     if wanted is None and len(found) != 1:

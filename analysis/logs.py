@@ -43,6 +43,7 @@ _TICKS_BEFORE_1970 = 621_355_968_000_000_000
 # Of messages and bodies in a gateway's log; DuckDB's own limit is lower.
 _LARGEST_LINE = 64 * 1024 * 1024
 _SKIPPED_NAMED = 1000
+_SKIPPED_SHOWN = 5
 
 _FIELDS = (
     "category time EnqueueTime correlationId resourceId durationMs resultSignature operationName location"
@@ -206,6 +207,17 @@ class Logs(NamedTuple):
     def gateway(self) -> pd.DataFrame:
         """API Management's rows."""
         return self.table[self.table["service"] == APIM]
+
+
+def left_out(logs: Logs) -> list[str]:
+    """What of the logs was not read, and why."""
+    lines = []
+    for skipped in logs.skipped[:_SKIPPED_SHOWN]:
+        where = skipped.file if skipped.line is None else f"{skipped.file}, line {skipped.line}"
+        lines.append(f"Skipped {where}: {skipped.why}.")
+    if logs.skipped_lines > _SKIPPED_SHOWN:
+        lines.append(f"{logs.skipped_lines:,} lines of the logs were skipped in all.")
+    return lines
 
 
 def read_logs(sources: Iterable[Path], columns: Sequence[str] = tuple(COLUMNS)) -> Logs:

@@ -33,6 +33,11 @@ class Result(NamedTuple):
     tables: Mapping[str, Table]
 
 
+def with_gaps(result: Result, gaps: list[str]) -> Result:
+    """With what could not be read of the calls that it is of."""
+    return result._replace(lines=[*result.lines, *gaps], facts={**result.facts, "gaps": gaps})
+
+
 def render(result: Result, output: Output) -> str:
     if output == "json":
         return _json(as_json(result))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
+from analysis.join import Said
 from analysis.output import Result, Table
 from analysis.stats import Estimate, quantile, quantile_difference, quantile_estimate
 
@@ -24,9 +25,10 @@ FEW = 30
 REGION_HEADERS = ("azureai-model-sessionid",)
 CALL_COLUMNS = (
     "target", "gateway", "request_stream", "request_max_tokens", "prompt_id", "round", "region", "time_to_first_token",
-    "output_tokens", "reasoning_tokens", "service_request_id",
+    "output_tokens", "reasoning_tokens", "service_request_id", "time_to_headers",
 )  # fmt: skip
-LOG_COLUMNS = ("duration_ms",)
+# Of those beside the duration the coverage is told.
+LOG_COLUMNS = ("duration_ms", "account", "status", "began_ns", "ended_ns", "logged_ns")
 # A pool's weights in API Management are whole numbers up to this.
 _MOST_WEIGHT = 100
 
@@ -236,11 +238,12 @@ def backend_pool(weights: pd.DataFrame) -> dict[str, Any]:
     return {"type": "Pool", "pool": {"services": services}}
 
 
-def as_result(found: Regions) -> Result:
+def as_result(found: Regions, logs: Said | None) -> Result:
+    """`logs` is what is to be known of them; None where none were given."""
     pool = backend_pool(found.weights) if len(found.weights) else None
     return Result(
-        [said_difference(row) for row in found.differences.to_dict("records")],
-        {"backend_pool": pool},
+        [*(said_difference(row) for row in found.differences.to_dict("records")), *(logs.lines if logs else [])],
+        {"backend_pool": pool, "coverage": logs.facts if logs else None},
         {
             "regions": Table("Answered calls by region, s", found.regions, "no answered call names its region"),
             "speed": Table("Targets called directly, s", found.speed, "no target was called directly and answered"),

@@ -184,6 +184,18 @@ class Run(NamedTuple):
         ends = self.calls["at"] + self.calls["duration"].fillna(0.0)
         return 0.0 if ends.empty else float(ends.max())
 
+    @property
+    def gaps(self) -> list[str]:
+        """What of the run could not be read, as sentences."""
+        found = []
+        if self.skipped:
+            found.append(f"{self.skipped:,} lines of the journal were no records and were skipped.")
+        if self.in_flight:
+            found.append(
+                f"{self.in_flight:,} calls were sent and have no record: they were in flight when it was killed."
+            )
+        return found
+
 
 def read_run(
     folder: Path, headers: Iterable[str] = (), columns: Iterable[str] = COLUMNS, sampled: Iterable[str] = ()

@@ -83,7 +83,7 @@ def replayed(source: Path, given: Given) -> Result:
     price, ptu_price = _prices(given, model)
     found = ptu.size(load.calls, model, given.asked, price, ptu_price)
     costs = None if price is None else ptu.money(found.average, found.ptu, model, price, ptu_price)
-    notes = [*load.notes, *calibrated, *([] if run is None else _measured(run, model, given))]
+    notes = [*load.notes, *calibrated, *([] if run is None else [*_measured(run, model, given), *run.gaps])]
     return ptu.sizing_result(found, model, given.asked, costs, notes)
 
 

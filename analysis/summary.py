@@ -13,8 +13,7 @@ from analysis import application
 from analysis.answers import Answer, answers, said_last, verdict
 from analysis.caveats import caveats
 from analysis.findings import Findings, Sized, records
-from analysis.join import Coverage
-from analysis.logs import Logs
+from analysis.join import facts
 from analysis.output import plain
 from analysis.runs import Judgement
 
@@ -216,7 +215,7 @@ def as_json(findings: Findings, report: str) -> dict[str, Any]:
         "slo": msgspec.to_builtins(ended.slo) if ended else [],
         "knee": list(ended.knee) if ended else [],
         "units": [_units(one) for one in findings.sizings],
-        "logs": None if coverage is None else _said_of_logs(coverage, findings.logs),
+        "logs": None if coverage is None else facts(coverage, findings.logs),
         **{name: records(getattr(findings, name)) for name in _FRAMES},
         "application": None if findings.view is None else _application(findings.view),
         "report": report,
@@ -265,8 +264,3 @@ def _application(view: application.View) -> dict[str, Any]:
         "targets": records(application.by_target(view)),
         "hidden_by_reason": records(application.by_reason(view)),
     }
-
-
-def _said_of_logs(coverage: Coverage, logs: Logs) -> dict[str, Any]:
-    skew = None if coverage.skew is None else coverage.skew._asdict()
-    return coverage._asdict() | {"skew": skew, "files": logs.files, "skipped_lines": logs.skipped_lines}

@@ -44,14 +44,18 @@ class Throttling(NamedTuple):
 
 def analyse(calls: pd.DataFrame) -> Throttling:
     """`calls` as `read_run` gives them with `signals.LIMIT_HEADERS` and at least `signals.CALL_COLUMNS`."""
-    calls = calls.assign(cause=refused_by(calls))
+    calls = with_cause(calls)
     return Throttling(by_cause(calls), limiters(calls), _minutes(calls), promises(calls), _episodes(calls))
 
 
+def with_cause(calls: pd.DataFrame) -> pd.DataFrame:
+    """With what refused each as `cause`, which the tables here are made of."""
+    return calls.assign(cause=refused_by(calls))
+
+
 def by_cause(calls: pd.DataFrame) -> pd.DataFrame:
-    """One row a target and cause: refused, calls of the target, the share refused (0 to 1), first (seconds into the
-    run), and the median and largest Retry-After in seconds (None where none was sent)."""
-    calls = _with_cause(calls)
+    """Of calls `with_cause`, one row a target and cause: refused, calls of the target, the share refused (0 to 1),
+    first (seconds into the run), and the median and largest Retry-After in seconds (None where none was sent)."""
     totals = calls["target"].value_counts().to_dict()
     rows = []
     for (target, cause), part in calls[calls["cause"].notna()].groupby(["target", "cause"], sort=True):
@@ -69,10 +73,6 @@ def by_cause(calls: pd.DataFrame) -> pd.DataFrame:
         )
     columns = ["target", "cause", "refused", "calls", "share", "first", "retry_after_p50", "retry_after_max"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _with_cause(calls: pd.DataFrame) -> pd.DataFrame:
-    return calls if "cause" in calls else calls.assign(cause=refused_by(calls))
 
 
 def limiters(calls: pd.DataFrame) -> pd.DataFrame:
@@ -186,17 +186,17 @@ def _timelines(calls: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame, _T
 
 
 def promises(calls: pd.DataFrame) -> pd.DataFrame:
-    """See `Throttling`."""
-    rows = [_promise(*found) for found in _timelines(_with_cause(calls))]
+    """Of calls `with_cause`; see `Throttling`."""
+    rows = [_promise(*found) for found in _timelines(calls)]
     columns = ["target", "cause", "refused", "promised", "promised_p50", "tried", "kept"]
     return pd.DataFrame(rows, columns=[*columns, "enough_low_p50", "enough_high_p50"])
 
 
 def waits(calls: pd.DataFrame) -> pd.DataFrame:
-    """A row a refusal that asked to wait, and after which a call was admitted: target, cause, `promised`, and the wait
-    that was enough: above `low`, at most `high` (seconds)."""
+    """Of calls `with_cause`, a row a refusal that asked to wait and after which a call was admitted: target, cause,
+    `promised`, and the wait that was enough: above `low`, at most `high` (seconds)."""
     found = []
-    for target, cause, refused, line in _timelines(_with_cause(calls)):
+    for target, cause, refused, line in _timelines(calls):
         at = refused["at"].to_numpy(dtype="float64")
         followed = at < (line.at[line.admitted].max() if line.admitted.any() else -np.inf)
         low, high = _enough(at, line)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pandas as pd
 
-from analysis.join import Coverage, join
+from analysis.join import Said, join, said
 from analysis.logs import Logs
 from analysis.output import Result, Table
 from analysis.stats import mean_estimate
@@ -28,7 +28,7 @@ CALL_COLUMNS = (
     "time_to_headers", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens",
 )  # fmt: skip
 # Of the first ones the coverage is told.
-LOG_COLUMNS = ("status", "began_ns", "ended_ns", "logged_ns", "response_id", *_OF_LOGS)
+LOG_COLUMNS = ("account", "status", "began_ns", "ended_ns", "logged_ns", "response_id", *_OF_LOGS)
 _PAIRS = (
     ("estimated input", "estimated_tokens", "usage", "input_tokens"),
     ("input in usage", "input_tokens", "diagnostic log", "prompt_tokens"),
@@ -55,7 +55,7 @@ class Tokens(NamedTuple):
     month_usd   the input of a month of this traffic at list price, by measured tokens, and `month_usd_error` what
                 charging by estimate would add; None where a model has no price or no estimate, or the run
                 no length
-    coverage    of the logs; None where none were given
+    logs        what is to be known of them; None where none were given
     """
 
     compared: pd.DataFrame
@@ -67,7 +67,7 @@ class Tokens(NamedTuple):
     month_usd_error: float | None
     estimated: int
     calls: int
-    coverage: Coverage | None
+    logs: Said | None
 
 
 def analyse(
@@ -76,10 +76,10 @@ def analyse(
     """`calls` as `read_run` gives them with `CALL_COLUMNS`, which took `seconds`, and logs with `LOG_COLUMNS`; `others`
     as `join` takes them; prices of the day `on`."""
     answered = calls[calls["group"] == "answered"]
-    joined, coverage = answered, None
+    joined, told = answered, None
     if logs is not None:
         whole = join(calls, logs, others)
-        joined, coverage = _with_gateway(whole.calls.loc[answered.index], logs), whole.coverage
+        joined, told = _with_gateway(whole.calls.loc[answered.index], logs), said(whole, logs)
     joined = joined.reindex(columns=[*dict.fromkeys([*joined, *_OF_LOGS])])
     sample = joined.sample(min(len(joined), MOST), random_state=0).sort_index()
     counted = sample.join(estimates(sample))
@@ -96,7 +96,7 @@ def analyse(
         usd_error,
         len(counted),
         len(joined),
-        coverage,
+        told,
     )
 
 
@@ -186,7 +186,7 @@ def as_result(found: Tokens) -> Result:
             "estimated": found.estimated,
             "month_usd": found.month_usd,
             "month_usd_error": found.month_usd_error,
-            "coverage": None if found.coverage is None else found.coverage._asdict(),
+            "coverage": None if found.logs is None else found.logs.facts,
         },
         {
             "compared": Table("Counts of the same calls, tokens", found.compared, "no call was answered"),
@@ -200,11 +200,8 @@ def as_result(found: Tokens) -> Result:
 
 def _lines(found: Tokens) -> list[str]:
     lines = [f"{found.calls:,} answered calls; {found.estimated:,} of them were counted."]
-    if found.coverage is not None:
-        matched, client, log = found.coverage[:3]
-        lines.append(f"Logs: {matched:,} calls matched, {client:,} only in the run, {log:,} only in the logs.")
-    else:
-        lines.append("No logs were given: counts of the service's own are those of the replies.")
+    bare_of_logs = ["No logs were given: counts of the service's own are those of the replies."]
+    lines += bare_of_logs if found.logs is None else found.logs.lines
     bare = int(found.callers["without_usage"].sum()) if len(found.callers) else 0
     if bare:
         lines.append(

@@ -64,8 +64,8 @@ def test_the_log_measures_what_a_stream_without_usage_does_not_say(tmp_path: Pat
     (alice,) = rows(found.callers, object_id="alice")
     assert (alice["measured"], alice["input_tokens"], alice["error_tokens"]) == (1, 41, -1)
     assert alice["without_usage"] == 0
-    assert found.coverage is not None
-    assert (found.coverage.matched, found.coverage.only_client, found.coverage.only_log) == (1, 1, 0)
+    assert found.logs is not None
+    assert [found.logs.facts[name] for name in ("matched", "only_client", "only_log")] == [1, 1, 0]
 
 
 def test_the_gateways_log_is_found_by_the_replys_own_id(tmp_path: Path) -> None:

@@ -1,0 +1,156 @@
+"""Every `analysis` command over runs and logs that are damaged, foreign or empty: it says what it left out and why."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from click.testing import CliRunner, Result
+
+from analysis.caveats import caveats
+from analysis.cli import OUTPUTS, analysis
+from analysis.findings import analyse
+from tests.test_analysis import BEGAN, call, refused, write_run
+
+OF_RUNS = ("throttling", "regions", "tokens", "gateway", "ptu", "compare", "export", "report")
+WITH_LOGS = ("regions", "tokens", "gateway", "export", "report")
+TICKS = BEGAN // 100 + 621_355_968_000_000_000
+JOURNAL = "3 lines of the journal"
+
+
+class Given(NamedTuple):
+    run: Path
+    logs: Path
+
+
+def log(category: str, correlation_id: str, days: int = 0, **properties: Any) -> dict[str, Any]:
+    asked = {"requestTime": TICKS + days * 864_000_000_000, "modelDeploymentName": "chat", "modelName": "gpt-4o"}
+    return {
+        "category": category,
+        "correlationId": correlation_id,
+        "resourceId": "/SUBSCRIPTIONS/S/RESOURCEGROUPS/G/PROVIDERS/MICROSOFT.COGNITIVESERVICES/ACCOUNTS/EAST",
+        "resultSignature": "200",
+        "durationMs": 1000,
+        "properties": json.dumps(asked | properties),
+    }
+
+
+def logged(prefix: str = "", days: int = 0) -> list[dict[str, Any]]:
+    counted = {"promptTokens": [40], "cachedTokens": [0], "generatedTokens": [10]}
+    ids = [f"{prefix}id-{n}.0" for n in range(6)]
+    return [log("RequestResponse", one, days) for one in ids] + [
+        log("AzureOpenAIRequestUsage", one, days, **counted) for one in ids
+    ]
+
+
+def folder_of(path: Path, records: Iterable[dict[str, Any]]) -> Path:
+    path.mkdir(parents=True)
+    (path / "PT1H.json").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return path
+
+
+def sound(base: Path) -> Given:
+    return Given(write_run(base, [call(float(n)) for n in range(6)]), folder_of(base / "logs", logged()))
+
+
+def damaged(base: Path) -> Given:
+    given = sound(base)
+    with next(given.run.glob("calls-*.jsonl")).open("a") as journal:
+        journal.write('[]\n{"another": "file"}\n{"torn')
+    with (given.logs / "PT1H.json").open("a") as lines:
+        lines.write('{"torn')
+    (given.logs / "notes.csv").write_text("a,b\n1,2\n")
+    return given
+
+
+def of_another_resource(base: Path) -> Given:
+    return sound(base)._replace(logs=folder_of(base / "other", logged("other-")))
+
+
+def of_another_time(base: Path) -> Given:
+    return sound(base)._replace(logs=folder_of(base / "other", logged("other-", days=30)))
+
+
+def of_an_empty_folder(base: Path) -> Given:
+    (base / "nothing").mkdir(parents=True)
+    return sound(base)._replace(logs=base / "nothing")
+
+
+def empty(base: Path) -> Given:
+    return Given(write_run(base, []), folder_of(base / "logs", logged()))
+
+
+def refusals_only(base: Path) -> Given:
+    return Given(write_run(base, [refused(float(n)) for n in range(6)]), folder_of(base / "logs", logged()))
+
+
+def done(command: str, given: Given, base: Path, *options: str) -> Result:
+    more = {
+        "compare": [str(given.run)],
+        "ptu": ["--model", "gpt-4o"],
+        "export": ["-o", str(base / "out")],
+    }.get(command, [])
+    logs = ["--logs", str(given.logs)] if command in WITH_LOGS else []
+    return CliRunner().invoke(analysis, [command, str(given.run), *more, *logs, *options])
+
+
+@pytest.mark.parametrize("command", OF_RUNS)
+def test_a_torn_line_and_a_foreign_one_are_counted_and_the_rest_is_read(command: str, tmp_path: Path) -> None:
+    found = done(command, damaged(tmp_path), tmp_path)
+    assert found.exit_code == 0, found.output
+    assert JOURNAL in found.output
+    if command in WITH_LOGS:
+        assert "no log of Azure" in found.output or "2 lines or files of the logs" in found.output
+        assert "torn" in found.output or command == "report"
+
+
+@pytest.mark.parametrize("command", WITH_LOGS)
+@pytest.mark.parametrize(
+    ("make", "says", "written"),
+    [
+        (of_another_resource, "another resource's (EAST)", "6 rows of logs, 0 of them calls'"),
+        (of_another_time, "The logs are of another time: 2025-12-23", "6 rows of logs, 0 of them calls'"),
+        (of_an_empty_folder, "No log is below the folders given", "0 rows of logs, 0 of them calls'"),
+    ],
+)
+def test_why_logs_do_not_fit_is_said(command: str, make: Any, says: str, written: str, tmp_path: Path) -> None:
+    given = make(tmp_path)
+    if command == "report":
+        # Without its figures, which take seconds.
+        assert says in " ".join(caveats(analyse(given.run, [given.logs])))
+        return
+    found = done(command, given, tmp_path)
+    assert found.exit_code == 0, found.output
+    assert (written if command == "export" else says) in " ".join(found.output.split())
+
+
+@pytest.mark.parametrize("command", [*OF_RUNS, "verify"])
+@pytest.mark.parametrize("make", [empty, refusals_only])
+def test_nothing_and_nothing_but_refusals_are_no_trouble(command: str, make: Any, tmp_path: Path) -> None:
+    found = done(command, make(tmp_path), tmp_path)
+    if command == "ptu":
+        assert found.exit_code == 2 and "there is nothing to size for" in found.output
+        assert len(found.output.splitlines()) == 1
+    else:
+        assert found.exit_code == 0, found.output
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [(damaged, "torn, or no JSON"), (of_an_empty_folder, "the logs have no request of Azure OpenAI with its time")],
+)
+def test_logs_that_units_are_sized_by_say_what_was_left_out(make: Any, says: str, tmp_path: Path) -> None:
+    found = CliRunner().invoke(analysis, ["ptu", str(make(tmp_path).logs)])
+    assert says in found.output and found.exit_code == (0 if make is damaged else 2), found.output
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("command", ["throttling", "regions", "tokens", "gateway", "ptu", "compare", "verify"])
+def test_every_command_prints_for_people_pages_and_scripts(command: str, output: str, tmp_path: Path) -> None:
+    found = done(command, sound(tmp_path), tmp_path, "-o", output)
+    assert found.exit_code == 0, found.output
+    if output == "json":
+        assert isinstance(json.loads(found.stdout), dict)
+    else:
+        assert ("| --- |" in found.stdout or "### " in found.stdout) == (output == "md")
