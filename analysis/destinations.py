@@ -12,6 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NamedTuple
 
 from analysis.sending import FOLLOW_SECONDS, Destination, Sent, say
+from probe.errors import without_extra
 from probe.journal import RUN_FILE
 from probe.target import SettingsError
 
@@ -56,7 +57,7 @@ def check(kind: str, where: str, flag: str) -> None:
     except ModuleNotFoundError:
         missing = True
     if missing:
-        raise SettingsError(f"{flag} needs the extra `{extra}`: pip install 'aoai-headroom[{extra}]'")
+        raise without_extra(flag, extra)
 
 
 def connect(given: Mapping[str, str | None], run: Path, process: str = "*") -> Destination:

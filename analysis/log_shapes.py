@@ -20,6 +20,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from probe.errors import without_extra
+
 REQUEST_RESPONSE = "RequestResponse"
 REQUEST_USAGE = "AzureOpenAIRequestUsage"
 AUDIT = "Audit"
@@ -104,7 +106,7 @@ def _opens_a_batch(line: bytes) -> bool:
 
 
 def records(path: Path) -> Iterator[Record | Skipped]:
-    """Every record of a file of any shape."""
+    """Every record of a file of any shape. Raises `SettingsError` where an extra is missing."""
     try:
         with opened(path) as file:
             start = file.read(_PIECE) if path.suffix != ".csv" else b""
@@ -250,7 +252,7 @@ def _avro(path: Path) -> Iterator[Record | Skipped]:
     try:
         import fastavro
     except ImportError:
-        raise UnreadableError("Avro needs `pip install aoai-headroom[logs]`") from None
+        raise without_extra(f"{path}: Avro", "logs") from None
     _check_blocks(path)
     with opened(path) as file:
         try:

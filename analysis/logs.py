@@ -36,6 +36,7 @@ from analysis.log_shapes import (
     opened,
     records,
 )
+from probe.errors import SettingsError
 
 AZURE_OPENAI = "azure_openai"
 APIM = "apim"
@@ -277,6 +278,8 @@ def _take_apart(files: list[Path], others: Path, found: _Found) -> list[Path]:
                     _rescue_first_line(path, rest)
                 else:
                     _convert(path, rest, found)
+            except SettingsError as error:
+                raise LogsError(str(error)) from None
             except OSError as error:
                 raise LogsError(f"the log {path} cannot be read: {error.strerror}") from None
     return [*plain, others] if others.stat().st_size else plain

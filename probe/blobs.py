@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from probe.errors import SettingsError
+from probe.errors import SettingsError, without_extra
 from probe.escaping import printable
 from probe.hosts import check_endpoint, is_loopback
 from probe.identity import token_provider, transport
@@ -48,7 +48,7 @@ def container(url: str, environ: Mapping[str, str] | None = None) -> Iterator["C
     try:
         from azure.storage.blob import ContainerClient, ExponentialRetry
     except ImportError:
-        raise SettingsError("a blob container needs `pip install aoai-headroom[logs]`") from None
+        raise without_extra("a blob container", "logs") from None
     from azure.core.exceptions import AzureError
 
     # What it would log of a failure is said in the one line below.

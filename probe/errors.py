@@ -33,3 +33,8 @@ class TransportError(Exception):
 
 class SettingsError(ValueError):
     """A setting that the user has to mend; the message is one line and says how."""
+
+
+def without_extra(what: str, extra: str) -> SettingsError:
+    """`what` needs packages that are installed with an extra of ours only."""
+    return SettingsError(f"{what} needs the extra `{extra}`: pip install 'aoai-headroom[{extra}]'")

@@ -5,7 +5,7 @@ import stat
 import sys
 from pathlib import Path
 
-from probe.errors import SettingsError
+from probe.errors import SettingsError, without_extra
 
 
 def key_of_file(where: str, path: Path) -> str:
@@ -33,7 +33,7 @@ def key_of_keyring(where: str, place: str) -> str:
         import keyring
         from keyring.errors import KeyringError
     except ImportError:
-        raise SettingsError(f"{where}: needs the package keyring: pip install 'aoai-headroom[keyring]'") from None
+        raise without_extra(where, "keyring") from None
     try:
         found = keyring.get_password(service, user)
     except KeyringError as error:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from probe.errors import SettingsError
+from probe.errors import SettingsError, without_extra
 from probe.escaping import printable
 from probe.identity import credential_of, transport
 from probe.target import signing_in
@@ -67,7 +67,7 @@ def asking(workspace: str, endpoint: str | None, environ: Mapping[str, str] | No
     try:
         from azure.monitor.query import LogsQueryClient
     except ImportError:
-        raise SettingsError("a workspace needs `pip install aoai-headroom[logs]`") from None
+        raise without_extra("a workspace", "logs") from None
     from azure.core.exceptions import AzureError
 
     # What it would log of a failed sign-in is said below, in one line.
@@ -80,8 +80,7 @@ def asking(workspace: str, endpoint: str | None, environ: Mapping[str, str] | No
         try:
             result: Any = client.query_workspace(workspace, query, timespan=None)
         except (AzureError, ValueError) as error:
-            reason = str(getattr(error, "message", None) or error).strip().partition("\n")[0]
-            raise SettingsError(f"the workspace was not to be asked: {printable(reason)}") from None
+            raise SettingsError(f"the workspace was not to be asked: {_reason(error)}") from None
         whole = getattr(result, "tables", None)
         tables = result.partial_data if whole is None else whole
         rows = [dict(zip(table.columns, row, strict=True)) for table in tables for row in table.rows]
@@ -92,6 +91,18 @@ def asking(workspace: str, endpoint: str | None, environ: Mapping[str, str] | No
             yield ask
     finally:
         credential.close()
+
+
+_MENDS = {
+    "InsufficientAccessError": "the role is missing; reading needs Log Analytics Reader",
+    "WorkspaceNotFoundError": "there is no such workspace",
+}
+
+
+def _reason(error: Any) -> str:
+    code = str(getattr(getattr(error, "error", None), "code", None) or "")
+    said = str(getattr(error, "message", None) or error).strip().partition("\n")[0]
+    return _MENDS.get(code, printable(said))
 
 
 # By table, what of it is of Azure OpenAI or of a gateway in front of it.

@@ -158,7 +158,9 @@ class Simulation:
         }
 
     async def _start_workspace(self, records: Records) -> dict[str, Any]:
-        workspace = Workspace(str(uuid.uuid4()), self._issuer, records.records, time.time)
+        workspace = Workspace(
+            str(uuid.uuid4()), self._issuer, records.records, time.time, self._config.logs.workspace_role == "reader"
+        )
         endpoint = await self._serve(workspace.routes(), self._authority().server_context())
         return {"endpoint": endpoint, "workspace_id": workspace.id}
 

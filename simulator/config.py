@@ -140,6 +140,7 @@ class Logs(_Table, frozen=True):
     blobs: bool = True
     event_hub: bool = False
     log_analytics: bool = False
+    workspace_role: Literal["reader", "none"] = "reader"
     delay: tuple[float, float] = (0.0, 0.0)
     duplicates: float = 0.0
     missing: float = 0.0

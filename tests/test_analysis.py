@@ -396,7 +396,7 @@ def test_logs_of_something_else_are_said_to_match_nothing(tmp_path: Path) -> Non
     logs = write_logs(tmp_path / "logs", [usage_record("elsewhere", [1], [1])])
     found = report(write_run(tmp_path / "runs", [call(0)]), logs)
     assert found["logs"]["matched"] == 0
-    assert any("No call is in the logs, which name no time" in caveat for caveat in found["caveats"])
+    assert any("another resource's (EAST)" in caveat for caveat in found["caveats"])
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,20 @@
 """`--logs`: where the logs of a run are found, over the network too."""
 
+import gzip
 import json
+import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from analysis.cli import analysis
 from probe.client import Client
 from probe.prompts import numbered
 from probe.record import encode
 from probe.workspace import Answer, whole
-from tests.commands import run
 from tests.simulators import AT_ONCE, Simulated, simulating
 
 CONFIG = (
@@ -52,8 +55,12 @@ def gateway(simulated: Simulated, folder: Path, *logs: str) -> tuple[int, str, s
     endpoint = simulated.ready["log_analytics"]["endpoint"]
     settings = {"HEADROOM_CA_BUNDLE": simulated.ready["ca"], "HEADROOM_WORKSPACE_ENDPOINT": endpoint, **identity}
     named = [part for one in logs for part in ("--logs", one)]
-    done = run("analysis", "gateway", str(folder), *named, settings=settings)
-    return done.returncode, done.stdout, done.stderr
+    done = CliRunner(env=settings).invoke(analysis, ["gateway", str(folder), *named])
+    return done.exit_code, done.stdout, done.stderr
+
+
+def where(simulated: Simulated, logs: str) -> str:
+    return logs.format(**simulated.ready["storage"], workspace=simulated.ready["log_analytics"]["workspace_id"])
 
 
 def test_a_folder_containers_and_a_workspace_give_the_same_coverage(simulated: Simulated, folder: Path) -> None:
@@ -76,21 +83,78 @@ def test_a_folder_containers_and_a_workspace_give_the_same_coverage(simulated: S
     ],
 )
 def test_logs_that_are_not_to_be_had_end_in_one_line(simulated: Simulated, folder: Path, logs: str, says: str) -> None:
-    where = logs.format(container=simulated.ready["storage"]["container"])
-    code, shown, said = gateway(simulated, folder, where)
+    code, shown, said = gateway(simulated, folder, where(simulated, logs))
     assert (code, shown, len(said.splitlines())) == (2, "", 1), said
     assert says in said
 
 
-def test_logs_of_another_time_are_not_fetched(simulated: Simulated, folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("logs", "says"),
+    [
+        ("{account}/insights-logs-requestresponse", "none of its 1 logs is of the run's time"),
+        ("workspace:{workspace}", "has no logs of the run's time"),
+    ],
+)
+def test_logs_of_another_time_are_not_fetched(
+    simulated: Simulated, folder: Path, logs: str, says: str, tmp_path: Path
+) -> None:
     call = json.loads((folder / "calls-one.jsonl").read_text().splitlines()[0])
     call["start_time_unix_nano"] -= 10 * 24 * 3600 * 10**9
     (tmp_path / "run.json").write_text('{"run_id": "one"}')
     (tmp_path / "calls-one.jsonl").write_text(json.dumps(call) + "\n")
-    code, _, said = gateway(
-        simulated, tmp_path, simulated.ready["storage"]["account"] + "/insights-logs-requestresponse"
+    code, _, said = gateway(simulated, tmp_path, where(simulated, logs))
+    assert (code, len(said.splitlines())) == (2, 1) and says in said, said
+
+
+def test_a_single_file_is_enough(simulated: Simulated, folder: Path, tmp_path: Path) -> None:
+    (file,) = simulated.logs.glob("insights-logs-requestresponse/**/PT1H.json")
+    packed = tmp_path / "some.json.gz"
+    packed.write_bytes(gzip.compress(file.read_bytes()))
+    for one in (file, packed):
+        code, shown, said = gateway(simulated, folder, str(one))
+        assert code == 0 and "3 calls matched" in " ".join(shown.split()), (shown, said)
+
+
+def test_a_missing_role_is_named_in_one_line(folder: Path, tmp_path: Path) -> None:
+    closed = CONFIG.replace("log_analytics = true", 'log_analytics = true\nworkspace_role = "none"').replace(
+        'account = "headroomlogs"', 'account = "headroomlogs"\nrole = "none"'
     )
-    assert (code, len(said.splitlines())) == (2, 1) and "none of its 1 logs is of the run's time" in said
+    with simulating(tmp_path, closed) as simulated:
+        for logs, role in (
+            ("{container}", "Storage Blob Data Reader"),
+            ("workspace:{workspace}", "Log Analytics Reader"),
+        ):
+            code, shown, said = gateway(simulated, folder, where(simulated, logs))
+            assert (code, shown, len(said.splitlines())) == (
+                2,
+                "",
+                1,
+            ) and f"the role is missing; reading needs {role}" in said
+
+
+@pytest.mark.parametrize(
+    ("package", "arguments"),
+    [
+        ("azure.storage.blob", ["gateway", "RUN", "--logs", "https://contoso.blob.core.windows.net/logs"]),
+        ("azure.monitor.query", ["regions", "RUN", "--logs", "workspace:00000000-0000-4000-8000-00000000dead"]),
+        ("fastavro", ["tokens", "RUN", "--logs", "CAPTURE"]),
+        ("azure.storage.blob", ["send", "RUN", "--blobs", "https://contoso.blob.core.windows.net/runs"]),
+        ("azure.eventhub", ["send", "RUN", "--eventhubs", "contoso.servicebus.windows.net/calls"]),
+        ("opentelemetry.exporter", ["send", "RUN", "--otlp", "http://127.0.0.1:4318"]),
+    ],
+)
+def test_a_missing_extra_is_named_in_one_line(
+    package: str, arguments: list[str], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    capture = tmp_path / "capture.avro"
+    capture.write_bytes(b"Obj\x01")
+    # What Python does where it is not installed.
+    monkeypatch.setitem(sys.modules, package, None)
+    names = {"RUN": str(folder), "CAPTURE": str(capture)}
+    done = CliRunner().invoke(analysis, [names.get(one, one) for one in arguments])
+    extra = {"azure.eventhub": "eventhubs", "opentelemetry.exporter": "otel"}.get(package, "logs")
+    assert done.exit_code == 2 and len(done.output.splitlines()) == 1, done.output
+    assert f"needs the extra `{extra}`: pip install 'aoai-headroom[{extra}]'" in done.output
 
 
 def test_a_cut_reply_is_asked_for_in_halves_and_no_second_twice() -> None:

@@ -91,11 +91,14 @@ class _Scope(NamedTuple):
 class Workspace:
     """`clock` returns Unix seconds."""
 
-    def __init__(self, workspace_id: str, issuer: Issuer, records: Records, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, workspace_id: str, issuer: Issuer, records: Records, clock: Callable[[], float], may_read: bool = True
+    ) -> None:
         self.id = workspace_id
         self._issuer = issuer
         self._records = records
         self._clock = clock
+        self._may_read = may_read
 
     def routes(self) -> Iterable[web.RouteDef]:
         return [web.post("/v1/workspaces/{workspace}/query", self.query), web.post("/v1/$batch", self.batch)]
@@ -137,6 +140,9 @@ class Workspace:
             inner = {"code": _reason(error), "message": "Could not validate the request"}
             message = "The provided authentication is not valid for this resource"
             raise _QueryError(403, "InvalidTokenError", message, inner) from None
+        if not self._may_read:
+            message = "The provided credentials have insufficient access to perform the requested operation"
+            raise _QueryError(403, "InsufficientAccessError", message)
 
     def _answer(self, workspace: Any, body: Any) -> dict[str, Any]:
         if workspace != self.id:
