@@ -162,14 +162,20 @@ class Line(msgspec.Struct):
 
 
 class Standing:
-    """Of the `run` of this id, in all of its processes."""
+    """Of the `run` of this id, in all of its processes; `lasts` is how many seconds it may take, None where it ends by
+    itself or goes on until it is stopped."""
 
-    def __init__(self, run: str = "") -> None:
+    def __init__(self, run: str = "", lasts: float | None = None) -> None:
         self.run = run
+        self.lasts = lasts
         self.rows: dict[Key, Row] = {}
+        # Of all targets together, added up as they come: adding up what has come takes ever longer.
+        self.classes: dict[str, Row] = {}
         self.lines: dict[Key, Line] = {}
         self.late = Sketch()
         self.processes: dict[str, Process] = {}
+        # The longest that the event loop of each process was held up since the run began.
+        self.lags: dict[str, float] = {}
         # How much had ended, and tokens come, by when; of the last minute.
         self._recent: list[tuple[float, int, int]] = [(0.0, 0, 0)]
 
@@ -178,6 +184,7 @@ class Standing:
         report = _decoder.decode(packed)
         for key, row in report.rows.items():
             self.rows.setdefault(key, Row()).add(row)
+            self.classes.setdefault(key[1], Row()).add(row)
         for mark in report.marks:
             key = mark.target, mark.limit_name
             if key not in self.lines:
@@ -185,6 +192,7 @@ class Standing:
             self.lines[key].take(mark)
         self.late.add(report.late)
         self.processes[name] = report.process
+        self.lags[name] = max(self.lags.get(name, 0.0), report.process.lag)
 
     def look_at_rates(self, at: float) -> None:
         """Once a second or seldomer."""
@@ -194,22 +202,20 @@ class Standing:
             self._recent.pop(0)
 
     @property
+    def at(self) -> float:
+        """Seconds since the run began, at the last look."""
+        return self._recent[-1][0]
+
+    @property
     def rates(self) -> tuple[float, float] | None:
         """Calls a second and tokens a minute that came in the last `RECENT` seconds; None of no time."""
         (began, calls, tokens), (at, calls_now, tokens_now) = self._recent[0], self._recent[-1]
         seconds = at - began
         return ((calls_now - calls) / seconds, (tokens_now - tokens) / seconds * 60) if seconds > 0 else None
 
-    def by(self, part: int) -> dict[str, Row]:
-        """Rows of each target (0) or of each class (1), over the others."""
-        merged: dict[str, Row] = {}
-        for key, row in self.rows.items():
-            merged.setdefault(key[part], Row()).add(row)
-        return merged
-
     def all(self) -> Row:
         together = Row()
-        for row in self.rows.values():
+        for row in self.classes.values():
             together.add(row)
         return together
 

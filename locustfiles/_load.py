@@ -72,16 +72,17 @@ class Load:
         self._token = sign_in(targets)
         self._idle: list[Client] = []
         self._kernel_stamps = options.clock == "kernel"
-        self._watchdog = Watchdog()
         self._process = psutil.Process()
         self._process.cpu_percent()
-        self._reported = time.perf_counter_ns()
         self._usually = gc.get_threshold()
         # Locust looks at its stack when it stops its users, and the first such look of a process takes 40 ms.
         inspect.stack()
         gc.collect()
         gc.freeze()
         gc.set_threshold(*_RARELY)
+        # From here on: nothing has been late for what this took.
+        self._watchdog = Watchdog()
+        self._reported = time.perf_counter_ns()
 
     def close(self) -> None:
         self.tally["spent_tokens"] = self.ledger.spent.tokens

@@ -40,6 +40,7 @@ from locustfiles._preflight import Preflight, RefusedError
 from locustfiles._scenario import Ending, Scenario
 from locustfiles._send import Senders, is_here, kept_here
 from locustfiles._slo import Judgement, lines
+from locustfiles._terminal import LOOK_SECONDS, ROWS, Children, View, view
 from locustfiles._told import closing_lines, counts, plan_line, progress_line, say, too_tainted
 from locustfiles._verdict import Ran, Verdict, verdict
 from locustfiles._web import add_tab
@@ -118,6 +119,8 @@ class Session:
         self._workers_tally: Counter[str] = Counter()
         # Of the run that is on or was last, in the process that starts runs.
         self.standing = Standing()
+        self._view: View | None = None
+        self._children = Children()
         self._workers_findings: list[Any] = []
 
     def open(self, environment: Environment) -> None:
@@ -171,7 +174,7 @@ class Session:
         try:
             run = start_run(Path(self.options.results), self.scenario.name, self._about(), lead)
             part = share(self.options, 0, 1)
-            self.standing = Standing(run.id)
+            self.standing = Standing(run.id, self._seconds())
             self.load = Load(self.scenario, run, self.options, self.targets, part, Ledger(caps, checks.prices))
             self._senders.start(run, self.options.send)
             self._processes = []
@@ -197,6 +200,9 @@ class Session:
             "caps": self._caps_of_workers(caps),
             "prices": msgspec.to_builtins(checks.prices),
         }
+        self._view = view(told)
+        if self._view is not None and self._workers is not None:
+            told.headroom_run["terminal"] = self._children.listen()
         say(f"run {run.folder}: {plan_line(self.options, self.targets)}")
         self.scenario.begin(self.load, checked)
         gevent.spawn(self._progress, self.load)
@@ -249,6 +255,9 @@ class Session:
         except JournalError as error:
             self.fail(str(error))
         self._senders.run_ended()
+        if self._view is not None:
+            self._view.show(board(self.standing, ROWS))
+            self._view.close()
         for line in (*ending.lines, *lines(judgements), *closing_lines(tally, self.options)):
             say(line)
         say(last.text)
@@ -343,6 +352,7 @@ class Session:
             self._ending.join()
         if self._workers is not None:
             self._workers.await_children()
+            self._children.close()
         self._senders.wait()
         if self._senders.failed and not self.environment.process_exit_code and not code:
             self.environment.process_exit_code = EXIT_UNSENT
@@ -570,9 +580,13 @@ class Session:
     def _progress(self, load: Load) -> None:
         began = time.perf_counter()
         while self.load is load:
-            gevent.sleep(PROGRESS_SECONDS)
-            if self.load is load:
-                self._end_if_spent()
+            gevent.sleep(PROGRESS_SECONDS if self._view is None else LOOK_SECONDS)
+            if self.load is not load:
+                return
+            self._end_if_spent()
+            if self._view is not None:
+                self._view.show(board(self.standing, ROWS))
+            else:
                 line = progress_line(self.environment, time.perf_counter() - began)
                 say(f"{line}, {self._open_calls()} open" if self._how == "interrupted" else line)
 
@@ -584,6 +598,7 @@ class Session:
             # It has ended here; the master goes on handing out users for a moment, who would begin again.
             return
         self._joined = told["run"]["id"]
+        self._children.join(told.get("terminal"))
         asked = msgspec.structs.replace(read_options(parsed).of_engine(), seed=told["seed"])
         self.options = self.scenario.settings(asked)
         simulated = told["simulated"]

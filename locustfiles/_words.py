@@ -8,6 +8,16 @@ def seconds(value: float | None) -> str:
     return f"{_three(value * size)} {unit}"
 
 
+def span(value: float) -> str:
+    """A time that is looked at go by."""
+    whole = max(0, round(value))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
 def share(value: float) -> str:
     return f"{_three(value * 100)} %" if 0 < value < 0.9995 else f"{value:.0%}".replace("%", " %")
 

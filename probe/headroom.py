@@ -41,11 +41,16 @@ class Level(msgspec.Struct, frozen=True):
     @property
     def free(self) -> float | None:
         """The share that is left, 0 to 1; None where it cannot be told."""
-        if self.used is not None:
-            return min(1.0, max(0.0, 1 - self.used))
-        if self.left is None or not self.limit:
-            return None
-        return min(1.0, max(0.0, self.left / self.limit))
+        return free(self.used, self.left, self.limit)
+
+
+def free(used: float | None, left: float | None, limit: float | None) -> float | None:
+    """As `Level.free`."""
+    if used is not None:
+        return min(1.0, max(0.0, 1 - used))
+    if left is None or not limit:
+        return None
+    return min(1.0, max(0.0, left / limit))
 
 
 def headroom(headers: Headers) -> list[Level]:

@@ -25,7 +25,7 @@ class Terminal:
     def __init__(self, process: subprocess.Popen[bytes], ours: int, columns: int, rows: int) -> None:
         self.process = process
         self.raw = b""
-        self._ours = ours
+        self.ours = ours
         self._screen = pyte.HistoryScreen(columns, rows, history=2000, ratio=1)
         self._stream = pyte.ByteStream(self._screen)
 
@@ -51,7 +51,7 @@ class Terminal:
         return max((cell_len(line) for line in re.split(r"[\r\n]+", text) if not line.startswith("probe: ")), default=0)
 
     def type(self, keys: str) -> None:
-        os.write(self._ours, keys.encode())
+        os.write(self.ours, keys.encode())
 
     def wait_for(self, pattern: str, seconds: float = 15) -> str:
         """Until the screen shows this; what it shows then."""
@@ -68,10 +68,10 @@ class Terminal:
 
     def _read(self, deadline: float) -> bool:
         """One more piece of what is written; False at its end, or when it is too late."""
-        if not select.select([self._ours], [], [], max(0.0, deadline - time.monotonic()))[0]:
+        if not select.select([self.ours], [], [], max(0.0, deadline - time.monotonic()))[0]:
             return False
         try:
-            piece = os.read(self._ours, 65536)
+            piece = os.read(self.ours, 65536)
         except OSError:
             # Linux says so when the other end of a terminal is closed.
             return False
@@ -79,7 +79,7 @@ class Terminal:
         self._stream.feed(piece)
         if b"\x1b[6n" in piece:
             # What a terminal answers when it is asked where the cursor is.
-            os.write(self._ours, b"\x1b[1;1R")
+            os.write(self.ours, b"\x1b[1;1R")
         return bool(piece)
 
 

@@ -18,7 +18,7 @@ function table(id, rows, heads) {
 function figure(limit) {
   const made = document.createElement("figure");
   const title = document.createElement("figcaption");
-  title.textContent = `${limit.title}: ${limit.now}`;
+  title.textContent = `${limit.target}: ${limit.what} ${limit.now}${limit.of && ` of ${limit.of}`}`;
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", "0 0 320 80");
   svg.setAttribute("preserveAspectRatio", "none");
