@@ -5,12 +5,12 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
 from analysis.output import Output
-from probe.advice import EXIT_DISK, EXIT_EXPECTATION, EXIT_INTERRUPTED, EXIT_OK, EXIT_SETTINGS, EXIT_UNSENT
+from probe.advice import EXIT_DISK, EXIT_EXPECTATION, EXIT_INTERRUPTED, EXIT_OK, EXIT_SETTINGS, EXIT_UNREAD, EXIT_UNSENT
 from probe.journal import JournalError
 
 if TYPE_CHECKING:
@@ -29,7 +29,23 @@ _LOGS = click.option(
 )
 
 
-@click.group(context_settings={"auto_envvar_prefix": "HEADROOM_ANALYSIS"})
+class _Group(click.Group):
+    """Ends by Ctrl-C, or where nobody reads its output any more, with the codes that a shell gives for them."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            done = super().invoke(ctx)
+            sys.stdout.flush()
+            return done
+        except KeyboardInterrupt:
+            _fail("stopped", EXIT_INTERRUPTED)
+        except BrokenPipeError:
+            # Or Python would try to write the rest when it ends, and complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(EXIT_UNREAD)
+
+
+@click.group(cls=_Group, context_settings={"auto_envvar_prefix": "HEADROOM_ANALYSIS"})
 def analysis() -> None:
     """Find out what a run's calls mean."""
 
@@ -466,7 +482,7 @@ def _given(runs: tuple[Path, ...]) -> tuple[Path, ...]:
 
 
 @analysis.command("count-tokens")
-@click.argument("file", type=click.File("rb"))
+@click.argument("file")
 @click.option(
     "--model-map",
     "models",
@@ -475,7 +491,7 @@ def _given(runs: tuple[Path, ...]) -> tuple[Path, ...]:
     callback=lambda _context, _option, pairs: dict(map(_name_and_model, pairs)),
     help="the model that a deployment of another name serves (repeatable)",
 )
-def count_tokens(file: IO[bytes], models: dict[str, str]) -> None:
+def count_tokens(file: str, models: dict[str, str]) -> None:
     """Predict the input tokens of the request bodies in FILE (- for standard input), one JSON object a line.
 
     The same lines come out, each with input_tokens: a number, or null and a reason where it cannot be known.
@@ -485,14 +501,19 @@ def count_tokens(file: IO[bytes], models: dict[str, str]) -> None:
 
     counted = uncounted = tokens = 0
     try:
-        for line, count in count_lines(file, models):
-            sys.stdout.buffer.write(line + b"\n")
-            counted += count.tokens is not None
-            uncounted += count.tokens is None
-            tokens += count.tokens or 0
+        with sys.stdin.buffer if file == "-" else open(file, "rb") as bodies:
+            for line, count in count_lines(bodies, models):
+                sys.stdout.buffer.write(line + b"\n")
+                counted += count.tokens is not None
+                uncounted += count.tokens is None
+                tokens += count.tokens or 0
         sys.stdout.buffer.flush()
     except RanksUnavailableError as error:
         _fail(str(error), EXIT_SETTINGS)
+    except OSError as error:
+        if isinstance(error, BrokenPipeError):
+            raise
+        _fail(f"{file}: {error.strerror or error}", EXIT_SETTINGS)
     print(f"analysis: {counted:,} counted, {tokens:,} tokens in all; {uncounted:,} with a reason", file=sys.stderr)
 
 
@@ -509,6 +530,6 @@ def _from_here(path: Path) -> str:
     return str(whole.relative_to(here) if whole.is_relative_to(here) else path)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     print(f"analysis: {message}", file=sys.stderr)
     sys.exit(code)

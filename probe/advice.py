@@ -22,6 +22,8 @@ EXIT_DISK = 74
 EXIT_UNSENT = 75
 EXIT_HUNG_UP = 129
 EXIT_INTERRUPTED = 130
+# Nobody reads its output any more, as after `| head`.
+EXIT_UNREAD = 141
 EXIT_TERMINATED = 143
 
 _ANSWERED = {"ok", "ok_length", "filtered_output", "filtered_prompt"}

@@ -1,5 +1,6 @@
 import io
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -146,6 +147,57 @@ def test_a_map_without_a_model_is_refused(tmp_path: Path) -> None:
     refused = run("--model-map", "chat", "-")
     assert refused.returncode == 2
     assert b"'chat' is not NAME=MODEL" in refused.stderr
+
+
+def started(*arguments: str) -> subprocess.Popen[bytes]:
+    """The command with pipes on both sides, whatever the shell that runs the tests has done about Ctrl-C."""
+    return subprocess.Popen(
+        [str(BIN / "analysis"), "count-tokens", *arguments],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def test_a_reader_that_has_enough_ends_it_without_a_word(tmp_path: Path) -> None:
+    file = tmp_path / "bodies.jsonl"
+    file.write_text(f"{json.dumps(HELLO)}\n" * 5_000)
+    with started(str(file)) as counting:
+        assert counting.stdout is not None and counting.stderr is not None
+        assert json.loads(counting.stdout.readline())["input_tokens"] == 9
+        counting.stdout.close()
+        assert (counting.stderr.read(), counting.wait(60)) == (b"", 141)
+
+
+def test_ctrl_c_ends_it_in_one_line() -> None:
+    with started("-") as counting:
+        assert counting.stdin is not None and counting.stdout is not None and counting.stderr is not None
+        counting.stdin.write(f"{json.dumps(HELLO)}\n".encode() * 500)
+        counting.stdin.flush()
+        assert counting.stdout.readline()
+        counting.send_signal(signal.SIGINT)
+        assert (counting.stderr.read(), counting.wait(60)) == (b"analysis: stopped\n", 130)
+
+
+@pytest.mark.parametrize(
+    ("content", "code", "out", "says"),
+    [
+        (b"", 0, 0, b"analysis: 0 counted, 0 tokens in all; 0 with a reason\n"),
+        (b"\x7fELF\x00\xff", 0, 1, b"analysis: 0 counted, 0 tokens in all; 1 with a reason\n"),
+        (None, 2, 0, b"No such file or directory\n"),
+    ],
+    ids=["empty", "foreign", "not there"],
+)
+def test_a_file_without_a_body_is_told_in_one_line(
+    content: bytes | None, code: int, out: int, says: bytes, tmp_path: Path
+) -> None:
+    if content is not None:
+        (tmp_path / "file").write_bytes(content)
+    done = run(str(tmp_path / "file"))
+    assert (done.returncode, len(done.stdout.splitlines()), len(done.stderr.splitlines())) == (code, out, 1)
+    assert done.stderr.endswith(says)
 
 
 def test_counting_imports_no_tables() -> None:
