@@ -65,7 +65,7 @@ def report(runs: tuple[Path, ...], logs: tuple[str, ...], into: Path | None, out
     \b
     report.html       in RUN's folder; of several runs one page, in the folder that they are in
     summary.json      its figures (docs/summary.schema.json)
-    report-data/      what each figure draws, as CSV and Parquet
+    report-data/      what each figure draws, and up to 20,000 calls, as CSV and Parquet
 
     A run against the simulator knows where its logs are.
     """
@@ -82,7 +82,7 @@ def report(runs: tuple[Path, ...], logs: tuple[str, ...], into: Path | None, out
         _fail(str(error), EXIT_SETTINGS)
     try:
         path = write(made, into or (given[0] if len(given) == 1 else given[0].resolve().parent))
-    except (JournalError, OSError) as error:
+    except (RunError, JournalError, OSError) as error:
         _fail(str(error), EXIT_DISK)
     click.echo(_told([section.findings for section in made], _from_here(path), output))
 

@@ -1,6 +1,6 @@
 """The report's figures, each with how it is read, on how many calls it rests, and how to ask for the same.
 
-`query` runs in DuckDB, in the folder that `analysis export RUN` writes.
+`query` runs in DuckDB, where `calls.parquet` is: in `report-data/`, or in the folder that `analysis export RUN` writes.
 """
 
 from collections.abc import Callable, Iterator

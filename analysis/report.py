@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from analysis.answers import answers, judgements, said_last, verdict
 from analysis.caveats import about_trust, caveats
-from analysis.export import csv_safe_sql
+from analysis.export import csv_safe_sql, export
 from analysis.figures.canvas import DARK, THEME, with_ids
 from analysis.findings import Findings
 from analysis.panels import Panel, panels
@@ -29,6 +29,9 @@ from analysis.told import facts
 from probe.journal import write_whole
 
 REPORT, SUMMARY, DATA = "report.html", "summary.json", "report-data"
+# As CSV so many calls are some 40 MB; of more than that a reader of the page has no use.
+MOST_CALLS = 20_000
+_EXPORTED = ("calls.parquet", "calls.csv", "columns.json", "columns.md")
 
 
 class Section(NamedTuple):
@@ -43,17 +46,31 @@ def sections(found: Sequence[Findings]) -> list[Section]:
 
 
 def write(found: Sequence[Section], folder: Path) -> Path:
-    """Writes the page, `summary.json`, and what each figure draws as CSV and Parquet; several runs' summaries are a
-    list. Gives the page's path. Raises `JournalError`, `OSError`."""
+    """Writes the page, `summary.json`, and what each figure draws as CSV and Parquet, with the calls themselves where
+    they are no more than `MOST_CALLS`; several runs' summaries are a list. Gives the page's path. Raises
+    `JournalError`, `RunError`, `OSError`."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / REPORT
     summaries = [as_json(one.findings, REPORT) for one in found]
     write_whole(path, html(found))
     write_whole(folder / SUMMARY, json.dumps(summaries[0] if len(summaries) == 1 else summaries, indent=2) + "\n")
     for one in found:
-        name = one.findings.run.name
-        _write_data(one.panels, folder / DATA / name if len(found) > 1 else folder / DATA)
+        data = folder / _data(one.findings, found)
+        _write_data(one.panels, data)
+        if _with_calls(one.findings):
+            export(one.findings.run.folder, data)
+        else:
+            for name in _EXPORTED:
+                (data / name).unlink(missing_ok=True)
     return path
+
+
+def _data(of: Findings, found: Sequence[Section]) -> str:
+    return f"{DATA}/{of.run.name}" if len(found) > 1 else DATA
+
+
+def _with_calls(findings: Findings) -> bool:
+    return len(findings.run.calls) <= MOST_CALLS
 
 
 def _write_data(drawn: Sequence[Panel], folder: Path) -> None:
@@ -95,13 +112,21 @@ def html(found: Sequence[Section]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    runs = [_shown(one, f"r{number}") for number, one in enumerate(found, 1)]
+    runs = [
+        _shown(one, f"r{number}") | {"asked_in": _asked_in(one.findings, found)} for number, one in enumerate(found, 1)
+    ]
     return environment.get_template("report.html").render(
         runs=runs,
         colours={THEME[colour]: colour for colour in THEME},
         dark={THEME[colour]: dark for colour, dark in DARK.items()},
+        most_calls=f"{MOST_CALLS:,}",
         made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
     )
+
+
+def _asked_in(of: Findings, found: Sequence[Section]) -> str:
+    """Where a figure's query runs."""
+    return f"in {_data(of, found)}" if _with_calls(of) else "after analysis export RUN, in its folder"
 
 
 def _shown(section: Section, prefix: str) -> dict[str, Any]:

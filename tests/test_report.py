@@ -22,7 +22,7 @@ from analysis.figures.canvas import THEME
 from analysis.findings import Findings, analyse, busiest
 from analysis.outcomes import late_spells
 from analysis.panels import Panel
-from analysis.report import sections, write
+from analysis.report import MOST_CALLS, Section, sections, write
 from analysis.runs import read_run
 from analysis.summary import schema
 from analysis.told import as_markdown
@@ -144,13 +144,39 @@ def test_what_each_figure_draws_lies_beside_the_page(made: tuple[Path, Findings,
         assert rows == [[(len(panel.table),)]] * 2, panel.key
 
 
-def test_every_figures_query_runs_on_the_export(made: tuple[Path, Findings, list[Panel]], tmp_path: Path) -> None:
+def test_every_figures_query_runs_on_the_calls_beside_the_page(made: tuple[Path, Findings, list[Panel]]) -> None:
     folder, _, panels = made
-    export(folder, tmp_path)
     for panel in panels:
-        query = panel.query.replace("calls.parquet", str(tmp_path / "calls.parquet"))
+        query = panel.query.replace("calls.parquet", str(folder / "report-data" / "calls.parquet"))
         with duckdb.connect() as db:
             assert db.execute(query).fetchall(), panel.key
+
+
+def test_the_calls_beside_the_page_are_those_of_the_export(
+    made: tuple[Path, Findings, list[Panel]], tmp_path: Path
+) -> None:
+    folder, _, _ = made
+    for path in export(folder, tmp_path).files:
+        beside = folder / "report-data" / path.name
+        if path.suffix == ".parquet":
+            with duckdb.connect() as db:
+                assert db.read_parquet(str(beside)).fetchall() == db.read_parquet(str(path)).fetchall()
+        else:
+            assert beside.read_bytes() == path.read_bytes()
+    assert "-- DuckDB, in report-data:" in (folder / "report.html").read_text()
+
+
+def test_of_a_large_run_the_calls_are_left_to_the_export_and_none_of_before_stay(
+    made: tuple[Path, Findings, list[Panel]], tmp_path: Path
+) -> None:
+    _, found, panels = made
+    write([Section(found, panels)], tmp_path)
+    assert (tmp_path / "report-data" / "calls.csv").exists()
+    calls = pd.concat([found.run.calls] * (MOST_CALLS // len(found.run.calls) + 1), ignore_index=True)
+    path = write([Section(found._replace(run=found.run._replace(calls=calls)), panels)], tmp_path)
+    left = {path.name for path in (tmp_path / "report-data").iterdir()}
+    assert left == {f"{panel.key}.{kind}" for panel in panels for kind in ("csv", "parquet")}
+    assert "-- DuckDB, after analysis export RUN, in its folder:" in path.read_text()
 
 
 def test_several_runs_are_one_page_with_each_its_part(made: tuple[Path, Findings, list[Panel]], tmp_path: Path) -> None:
