@@ -313,7 +313,7 @@ def _value(key: str, value: Any, pseudonyms: _Pseudonyms) -> Any:
 
 
 def _text(key: str, value: str, pseudonyms: _Pseudonyms) -> str:
-    if key in ("probe.target", "gen_ai.request.model"):
+    if key in ("probe.target", "gen_ai.request.model", "target", "deployment", "through", "ranking"):
         return pseudonyms.name(value)
     if key == "probe.worker.id":
         return pseudonyms.worker(value)
@@ -338,6 +338,9 @@ def _run(about: dict[str, Any], pseudonyms: _Pseudonyms) -> dict[str, Any]:
     for name in ("trace", "schedule", "prices", "results"):
         if options.get(name):
             options[name] = pseudonyms.file(str(options[name]))
+    if (capacity := options.get("capacity")) and not capacity.replace(".", "").isdigit():
+        options["capacity"] = pseudonyms.file(capacity)
+    options["rates"] = {pseudonyms.name(name): rate for name, rate in options.get("rates", {}).items()}
     options["send"] = [[kind, pseudonyms.file(where)] for kind, where in options.get("send", ())]
     kept["options"] = options
     return kept | {"redacted": True}

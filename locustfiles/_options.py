@@ -31,7 +31,14 @@ OPTIONS = (
     ("--mix", "HEADROOM_MIX", "", "TOML file of traffic classes; by default a production conversation's"),
     ("--rate", "HEADROOM_RATE", "", "open model: calls a second, whatever the service does"),
     ("--arrivals", "HEADROOM_ARRIVALS", "poisson", "how the calls of --rate arrive: poisson, or constant gaps"),
-    ("--max-rate", "HEADROOM_MAX_RATE", "50", "knee.py, burst.py: most calls a second that are offered"),
+    ("--max-rate", "HEADROOM_MAX_RATE", "50", "knee.py, burst.py, soak.py: most calls a second that are offered"),
+    ("--share", "HEADROOM_SHARE", "0.7", "soak.py: share of a target's capacity that is offered, 0 to 1"),
+    (
+        "--capacity",
+        "HEADROOM_CAPACITY",
+        "",
+        "soak.py: calls a minute that a target takes, or where a run of knee.py is; by default the limits it states",
+    ),
     ("--step-seconds", "HEADROOM_STEP_SECONDS", "8", "knee.py: how long each rate is offered while it rises"),
     ("--window", "HEADROOM_WINDOW", "60", "knee.py, burst.py: longest window that a limit may be kept over, seconds"),
     ("--target-seconds", "HEADROOM_TARGET_SECONDS", "295", "knee.py: most seconds for each target"),
@@ -82,7 +89,11 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
     mix: tuple[TrafficClass, ...]
     arrivals: Literal["closed", "poisson", "constant", "schedule", "trace", "stepped"]
     rate: float | None
+    # Calls a second to each target, where the scenario gives each its own; `rate` is that of all together.
+    rates: dict[str, float] = {}
     max_rate: float
+    share: float
+    capacity: str | None
     step_seconds: float
     window: float
     target_seconds: float
@@ -129,6 +140,12 @@ class Options(msgspec.Struct, frozen=True, kw_only=True):
             seed=f"{self.seed}-{own}",
         )
 
+    def at_rates(self, rates: Mapping[str, float]) -> "Options":
+        """Calls a second to each target, by name; with none of them as it is."""
+        if not rates:
+            return self
+        return msgspec.structs.replace(self, arrivals="poisson", rate=sum(rates.values()), rates=dict(rates))
+
     @property
     def is_open(self) -> bool:
         """Whether calls are due on a schedule, so that waiting for a slow service is measured."""
@@ -164,6 +181,8 @@ def read_options(parsed: Any) -> Options:
         arrivals=_arrivals(text),
         rate=_number(text, "--rate", 0.001, 100_000) if text["--rate"] else None,
         max_rate=_number(text, "--max-rate", 0.01, 10_000),
+        share=_number(text, "--share", 0.001, 1),
+        capacity=text["--capacity"] or None,
         step_seconds=_number(text, "--step-seconds", 0.5, 3600),
         window=_number(text, "--window", 1, 3600),
         target_seconds=_number(text, "--target-seconds", 5, 86_400),

@@ -64,6 +64,7 @@ class Preflight:
             scenario.check(self.options, self.targets)
             self._ask(scenario, parsed)
             self._check()
+            self.options = scenario.checked(self.options, self.targets, self.calls)
         except SettingsError as error:
             raise RefusedError(str(error), EXIT_SETTINGS) from None
         except JournalError as error:

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from itertools import count
 from pathlib import Path
 from traceback import extract_tb
 from typing import Any, NoReturn
@@ -196,6 +197,7 @@ class Session:
         told.headroom_run = {
             "run": msgspec.to_builtins(run),
             "seed": self.options.seed,
+            "rates": self.options.rates,
             "simulated": simulated,
             "caps": self._caps_of_workers(caps),
             "prices": msgspec.to_builtins(checks.prices),
@@ -265,10 +267,11 @@ class Session:
         say(f"next: {last.next}")
 
     def _verdict(self, load: Load, judged: list[Judgement], ending: Ending, tainted: bool, lost: int) -> Verdict:
-        if self._how == "completed" and ending.verdict is not None and not lost:
-            return ending.verdict
         ran = Ran(self._how, self._why, load.run.folder, self.scenario.name, tainted, lost)
-        return verdict(ran, self.standing, judged)
+        usual = verdict(ran, self.standing, judged)
+        if ending.verdict is None or not usual.held:
+            return usual
+        return Verdict(f"{usual.text}; {ending.verdict.text}", ending.verdict.next)
 
     def _judge(self, tally: Counter[str]) -> list[Judgement]:
         if not self.scenario.is_judged:
@@ -579,16 +582,20 @@ class Session:
 
     def _progress(self, load: Load) -> None:
         began = time.perf_counter()
-        while self.load is load:
+        for look in count(1):
             gevent.sleep(PROGRESS_SECONDS if self._view is None else LOOK_SECONDS)
+            if self.load is load:
+                self._end_if_spent()
             if self.load is not load:
                 return
-            self._end_if_spent()
             if self._view is not None:
                 self._view.show(board(self.standing, ROWS))
-            else:
-                line = progress_line(self.environment, time.perf_counter() - began)
-                say(f"{line}, {self._open_calls()} open" if self._how == "interrupted" else line)
+                continue
+            line = progress_line(self.environment, time.perf_counter() - began)
+            if self._how == "interrupted":
+                say(f"{line}, {self._open_calls()} open")
+            elif look % self.scenario.looks_a_line == 0:
+                say(line)
 
     def _join(self) -> None:
         """A worker's part in the run that the master has made."""
@@ -600,7 +607,7 @@ class Session:
         self._joined = told["run"]["id"]
         self._children.join(told.get("terminal"))
         asked = msgspec.structs.replace(read_options(parsed).of_engine(), seed=told["seed"])
-        self.options = self.scenario.settings(asked)
+        self.options = self.scenario.settings(asked).at_rates(told["rates"])
         simulated = told["simulated"]
         found = find(self.options) if simulated is None else simulated_targets(simulated)
         index = max(0, getattr(self.environment.runner, "worker_index", 0))

@@ -37,7 +37,7 @@ class Findings:
 class Ending(NamedTuple):
     """What a scenario adds to `ended` in `run.json`, and the lines that it says.
 
-    `verdict` is in the place of the usual one where the run came to its end.
+    `verdict` goes on where the usual one says that the run held, and says what is next.
     """
 
     found: Mapping[str, Any]
@@ -50,6 +50,8 @@ class Scenario:
 
     # Whether the objectives of the run are for all of it.
     is_judged = True
+    # How many times a run looks at how far it is before it says so.
+    looks_a_line = 1
 
     def __init__(self, name: str, *, tries_again: bool = False) -> None:
         self.name = name
@@ -74,6 +76,10 @@ class Scenario:
             read_recorded(Path(options.trace), options.trace_seconds)
         if options.schedule is not None:
             read_schedule(Path(options.schedule))
+
+    def checked(self, options: Options, targets: Sequence[Target], checks: Sequence[ObservedCall]) -> Options:
+        """As they are when each target has answered one call. Raises `SettingsError`."""
+        return options
 
     def arrivals(self, options: Options, mix: Mix, share: Share, targets: Sequence[Target]) -> Iterator[Arrival]:
         """A process's part of what is to be sent; of the closed model nothing, where its users call as they please."""

@@ -16,7 +16,7 @@ ROWS = (
     "probe/record.py probe/options.py probe/sse.py probe/target.py probe/prompts.py probe/headers.py"
     " probe/escaping.py probe/stamps.py probe/waiting.py probe/lines.py probe/trace.py"
     " probe/ranks.py probe/definitions.py probe/image_size.py probe/meanings.py",
-    "probe/dated.py locustfiles/_sketch.py",
+    "probe/dated.py locustfiles/_sketch.py locustfiles/_drift.py",
     "probe/bodies.py probe/explaining.py probe/channel.py probe/prices.py probe/application.py probe/shares.py"
     " probe/headroom.py probe/seen.py probe/traces.py locustfiles/_hub.py locustfiles/_watchdog.py"
     " locustfiles/_clocks.py",
@@ -46,7 +46,7 @@ ROWS = (
     "analysis/summary.py analysis/told.py",
     "probe/capture.py probe/story.py probe/look.py probe/posture.py locustfiles/_plan.py locustfiles/_endings.py",
     "locustfiles/_scenario.py locustfiles/_told.py locustfiles/_terminal.py",
-    "locustfiles/_compared.py",
+    "locustfiles/_compared.py locustfiles/_capacity.py locustfiles/_soak.py",
     "probe/access.py probe/opening.py probe/side_by_side.py probe/watch.py locustfiles/_load.py",
     "probe/interactive.py probe/hidden.py probe/correlate.py probe/doctor.py locustfiles/_preflight.py"
     " locustfiles/_send.py",
@@ -55,7 +55,7 @@ ROWS = (
     "locustfiles/_user.py analysis/cli.py",
     "locustfiles/mixed.py locustfiles/gateway.py locustfiles/regions.py locustfiles/replay.py locustfiles/_sdk.py"
     " locustfiles/_steps.py",
-    "locustfiles/sdk_retries.py locustfiles/knee.py locustfiles/burst.py",
+    "locustfiles/sdk_retries.py locustfiles/knee.py locustfiles/burst.py locustfiles/soak.py",
 )
 ROW = {module: number for number, row in enumerate(ROWS) for module in row.split()}
 PACKAGES = ("probe", "analysis", "locustfiles", "simulator")

@@ -27,7 +27,8 @@ class Spread(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """`under_load`: how much slower a full provisioned deployment is than an idle one (1 is twice as slow).
-    `by_hour`: a factor for each hour of the day, UTC."""
+    `by_hour`: a factor for each hour of the day, UTC. `queue_rise`: seconds by which the queue's median grows each
+    minute."""
 
     prompt_filter: Spread = Spread(0.06)
     queue: Spread = Spread(0.14, 0.6)
@@ -35,6 +36,7 @@ class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     between_tokens: Spread = Spread(0.01, 0.05)
     under_load: float = 1.0
     by_hour: tuple[float, ...] = ()
+    queue_rise: float = 0.0
 
     def scaled(self, first_token: float | None, between_tokens: float | None, jitter: float) -> "Latency":
         """With these medians, where given, and every spread times `jitter`."""
@@ -50,6 +52,13 @@ class Latency(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             engine=engine,
             between_tokens=Spread(gap, self.between_tokens.spread * jitter),
         )
+
+    def after(self, seconds: float) -> "Latency":
+        """As it is so long after the start."""
+        if not self.queue_rise:
+            return self
+        queue = Spread(max(0.0, self.queue.median + self.queue_rise * seconds / 60), self.queue.spread)
+        return msgspec.structs.replace(self, queue=queue)
 
     def slowness(self, utilization: float | None, at: float) -> float:
         """The factor on everything but the prompt's filter; `at` is Unix seconds."""

@@ -65,7 +65,7 @@ class Resource:
         self._plan = plan
         self._stage = stage
         self._rng = rng
-        now = time.monotonic()
+        self._began = now = time.monotonic()
         self._deployments = {one: Deployment(one, about, now) for one, about in settings.deployments.items()}
 
     async def answer(self, request: web.BaseRequest, call: Call) -> web.StreamResponse:
@@ -228,8 +228,9 @@ class Resource:
         return Outgoing(200, "OK", head, events, head_due=head_due)
 
     def _draw(self, deployment: Deployment, answer: Answer, at: int) -> Drawn:
-        latency = self.settings.latency
-        slowness = latency.slowness(deployment.standing(time.monotonic()).utilization, at)
+        now = time.monotonic()
+        latency = self.settings.latency.after(now - self._began)
+        slowness = latency.slowness(deployment.standing(now).utilization, at)
         burst, hidden = deployment.settings.burst, answer.reasoning_tokens
         return draw(latency, answer.sent_tokens, slowness, burst, hidden, self._rng)
 
