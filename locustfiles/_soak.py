@@ -316,7 +316,7 @@ class Found(NamedTuple):
         ends = f"{_sign(drift.low)}{self._by(abs(drift.low))} to {_sign(drift.high)}{self._by(abs(drift.high))}"
         if self.matters:
             return f"{self.moves} ({ends}), from {said(drift.first)} to {said(drift.last)}"
-        little = f"no drift of {percent(LEAST)} is certain" if drift.found else "no detectable drift"
+        little = f"no drift of {LEAST:.0%} is certain" if drift.found else "no detectable drift"
         return f"{little}, at {said((drift.first + drift.last) / 2)} ({ends} an hour)"
 
     def _by(self, value: float) -> str:
