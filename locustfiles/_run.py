@@ -267,11 +267,10 @@ class Session:
         say(f"next: {last.next}")
 
     def _verdict(self, load: Load, judged: list[Judgement], ending: Ending, tainted: bool, lost: int) -> Verdict:
+        if self._how == "completed" and ending.verdict is not None and not lost:
+            return ending.verdict
         ran = Ran(self._how, self._why, load.run.folder, self.scenario.name, tainted, lost)
-        usual = verdict(ran, self.standing, judged)
-        if ending.verdict is None or not usual.held:
-            return usual
-        return Verdict(f"{usual.text}; {ending.verdict.text}", ending.verdict.next)
+        return verdict(ran, self.standing, judged)
 
     def _judge(self, tally: Counter[str]) -> list[Judgement]:
         if not self.scenario.is_judged:

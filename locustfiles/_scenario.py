@@ -37,7 +37,7 @@ class Findings:
 class Ending(NamedTuple):
     """What a scenario adds to `ended` in `run.json`, and the lines that it says.
 
-    `verdict` goes on where the usual one says that the run held, and says what is next.
+    `verdict` is in the place of the usual one where the run came to its end.
     """
 
     found: Mapping[str, Any]

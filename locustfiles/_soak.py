@@ -423,7 +423,7 @@ class Soaked:
         if drifts:
             (name, first), *others = drifts
             more = f", and {len(others)} more" if others else ""
-            return Verdict(f"but of {name} {first.figure.words} {first.moves}{more}", following)
+            return Verdict(f"drifts: of {name} {first.figure.words} {first.moves}{more}", following)
         if all(each.drift is None for _, found in self._targets for each in found.found):
-            return Verdict("too short to tell a drift: give more --run-time", following)
-        return Verdict("no detectable drift", following)
+            return Verdict("no verdict: too short to tell a drift; give more --run-time", following)
+        return Verdict("held: no detectable drift", following)

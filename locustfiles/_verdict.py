@@ -25,10 +25,6 @@ class Verdict(msgspec.Struct, frozen=True):
     text: str
     next: str
 
-    @property
-    def held(self) -> bool:
-        return self.text.startswith("held")
-
 
 class Ran(msgspec.Struct, frozen=True):
     """How a run ended, and why where it ended early; `lost` is how many workers were."""
