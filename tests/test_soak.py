@@ -302,5 +302,5 @@ def test_a_knee_of_other_targets_or_of_other_calls_is_no_capacity(tmp_path: Path
         given(str(tmp_path), [larger], ["std"])
     with pytest.raises(SettingsError, match="calls a minute, above 0"):
         given("-3", CONVERSATION, ["std"])
-    with pytest.raises(SettingsError, match="'.*nowhere', which is no number of calls a minute and no run of knee.py"):
+    with pytest.raises(SettingsError, match=r"'.*nowhere', which is no number of calls a minute and no run of knee.py"):
         given(str(tmp_path / "nowhere"), CONVERSATION, ["std"])
