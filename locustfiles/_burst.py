@@ -119,7 +119,7 @@ def in_short(found: Mapping[str, Any]) -> tuple[list[dict[str, Any]], list[str]]
                 about["refusals"].append(row)
     for targets, about in short.items():
         lines.append(f"{targets}: headers of {about['headers']}")
-        lines += [f"  {_said(row)}" for row in about["limits"]]
+        lines += [f"  {said_limit(row)}" for row in about["limits"]]
         lines += [f"  {_said_of_waiting(row)}" for row in about["refusals"]] or ["  nothing was refused"]
     return list(short.values()), lines
 
@@ -128,7 +128,7 @@ def _known(row: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in row.items() if value is not None}
 
 
-def _said(row: Mapping[str, Any]) -> str:
+def said_limit(row: Mapping[str, Any]) -> str:
     if "model" not in row:
         return f"limit of {row['limit']}: cannot be told from what was seen ({row['steps']} steps)"
     parts = [f"limit of {row['limit']}: {row['model']}"]

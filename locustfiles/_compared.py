@@ -6,19 +6,22 @@ says, by its own spread, how many rounds bring the interval of a difference with
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from locustfiles._options import Options
 from locustfiles._scenario import Ending, Findings, Rounds
+from locustfiles._verdict import Verdict, again, analysis
 from probe.target import SettingsError, Target
 
 if TYPE_CHECKING:
     import pandas as pd
 
 GATEWAY_PRECISION, REGIONS_PRECISION = 0.001, 0.020
+# Of which most are no streams, or refused.
+FEWEST_ROUNDS = 100
 # What tells most exactly what a gateway costs, in this order.
 _MARKS = ("first token, less the service's own", "first token", "whole call, less the service's own", "whole call")
 
@@ -78,7 +81,10 @@ class GatewayRounds(Rounds):
         does = [f"{row['through']} {row['what']}: {row['calls']} of {row['of']}" for row in to_streams(calls)]
         lines = [line for name, row in paths.items() for line in _said_path(name, row, sizes[name])]
         found = [{"through": name, **(row or {}), **sizes[name].told()} for name, row in paths.items()]
-        return Ending({"gateway": found}, [*lines, *does])
+        known = [_added(name, row) for name, row in paths.items() if row is not None and row["added_low"] is not None]
+        text = "; ".join([*known, *does]) or "no call was answered both directly and through a gateway"
+        last = Verdict(f"{'found' if known else 'no verdict'}: {text}", _next("gateway", folder, sizes.values()))
+        return Ending({"gateway": found}, [*lines, *does], last)
 
 
 class RegionsRounds(Rounds):
@@ -110,7 +116,10 @@ class RegionsRounds(Rounds):
             *(f"regions: {said_difference(row)}" for row in neighbours),
             f"regions: {size}",
         ]
-        return Ending({"regions": {"ranking": names, **size.told()}}, lines)
+        told = "found" if neighbours and neighbours[0]["verdict"] in ("faster", "slower") else "no verdict"
+        text = "; ".join([places, *map(said_difference, neighbours)]) or "no stream was answered"
+        last = Verdict(f"{told}: {text.rstrip('.')}", _next("regions", folder, [size]))
+        return Ending({"regions": {"ranking": names, **size.told()}}, lines, last)
 
 
 def _through(calls: "pd.DataFrame") -> list[str]:
@@ -146,8 +155,20 @@ def _said_path(name: str, row: Mapping[str, Any] | None, size: Size) -> Iterator
     if row is None:
         yield f"{name}: no call was answered both directly and through it"
     elif row["added_low"] is not None:
-        ends = f"95 %: {row['added_low'] * 1000:+,.1f} to {row['added_high'] * 1000:+,.1f}"
-        calls = f"{row['asked_for']}s"
-        of = f"{row['n']:,} pairs of {calls}" if row["paired"] else f"{row['n']:,} {calls} each way, not paired"
-        yield f"{name} adds {row['added'] * 1000:+,.1f} ms to the {row['mark']} ({ends}; {of})"
+        yield _added(name, row)
     yield f"{name}: {size}"
+
+
+def _added(name: str, row: Mapping[str, Any]) -> str:
+    ends = f"95 %: {row['added_low'] * 1000:+,.1f} to {row['added_high'] * 1000:+,.1f}"
+    calls = f"{row['asked_for']}s"
+    of = f"{row['n']:,} pairs of {calls}" if row["paired"] else f"{row['n']:,} {calls} each way, not paired"
+    return f"{name} adds {row['added'] * 1000:+,.1f} ms to the {row['mark']} ({ends}; {of})"
+
+
+def _next(name: str, folder: Path, sizes: Iterable[Size]) -> str:
+    """The tables behind it, or so many rounds as it takes; where that is not known yet, far more."""
+    short = [size for size in sizes if not size.enough]
+    if not short:
+        return analysis(name, folder)
+    return again(rounds=max(size.needed or max(FEWEST_ROUNDS, 4 * size.rounds) for size in short))

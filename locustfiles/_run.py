@@ -267,10 +267,10 @@ class Session:
         say(f"next: {last.next}")
 
     def _verdict(self, load: Load, judged: list[Judgement], ending: Ending, tainted: bool, lost: int) -> Verdict:
-        if self._how == "completed" and ending.verdict is not None and not lost:
+        if self._how == "completed" and ending.verdict is not None and not lost and not self.scenario.is_judged:
             return ending.verdict
-        ran = Ran(self._how, self._why, load.run.folder, self.scenario.name, tainted, lost)
-        return verdict(ran, self.standing, judged)
+        ran = Ran(self._how, self._why, load.run.folder, tainted, lost)
+        return verdict(ran, self.standing, judged, ending.verdict)
 
     def _judge(self, tally: Counter[str]) -> list[Judgement]:
         if not self.scenario.is_judged:

@@ -4,9 +4,11 @@ A run that ended before its time is told by what ended it. Where this side was l
 due, nothing is said of the service. Without objectives a run held if no more than `LEAST` of its calls came to nothing.
 """
 
+import re
 import shlex
+import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 
@@ -17,6 +19,11 @@ from probe.escaping import printable
 
 # The share of calls below which a refusal or a failure is no news.
 LEAST = 0.01
+# Whom a run calls, with what, and how: what a command of another scenario takes over from this one.
+_TAKEN_OVER = {
+    *("--targets", "--mix", "--stream-share", "--results", "--prices"),
+    *("--allow-host", "--ca-bundle", "--insecure-skip-verify"),
+}
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -32,15 +39,55 @@ class Ran(msgspec.Struct, frozen=True):
     how: str
     why: str | None
     folder: str
-    scenario: str
     too_tainted: bool
     lost: int = 0
 
     def command(self, name: str) -> str:
-        return f"analysis {name} {shlex.quote(self.folder)}"
+        return analysis(name, self.folder)
 
 
-def verdict(ran: Ran, standing: Standing, judged: Sequence[Judgement]) -> Verdict:
+def analysis(name: str, folder: object) -> str:
+    return f"analysis {name} {shlex.quote(str(folder))}"
+
+
+def again(**changes: object) -> str:
+    """The command that this run was started with, but for these options."""
+    flags = dict(_flags(changes))
+    kept = [part for part in _parts(sys.argv[1:]) if part[0].partition("=")[0] not in flags]
+    return _command(kept, changes)
+
+
+def another(scenario: str, **changes: object) -> str:
+    """The command of another scenario, with this run's targets and traffic."""
+    taken = [part for part in _parts(sys.argv[1:]) if part[0].partition("=")[0] in _TAKEN_OVER]
+    return _command([["-f", f"locustfiles/{scenario}.py"], ["--headless"], *taken], changes)
+
+
+def _command(parts: Sequence[Sequence[str]], changes: dict[str, object]) -> str:
+    words = ["locust", *(word for part in parts for word in part)]
+    for flag, values in _flags(changes):
+        words += [word for value in values for word in (flag, value)]
+    return shlex.join(words)
+
+
+def _flags(changes: dict[str, object]) -> Iterator[tuple[str, list[str]]]:
+    for name, given in changes.items():
+        values = given if isinstance(given, list) else [given]
+        yield f"--{name.replace('_', '-')}", [f"{one:g}" if isinstance(one, float) else str(one) for one in values]
+
+
+def _parts(words: Sequence[str]) -> list[list[str]]:
+    """Options, each with its values; `--processes -1` is one."""
+    parts: list[list[str]] = []
+    for word in words:
+        if not parts or (word.startswith("-") and not re.fullmatch(r"-[0-9.]+", word)):
+            parts.append([])
+        parts[-1].append(word)
+    return parts
+
+
+def verdict(ran: Ran, standing: Standing, judged: Sequence[Judgement], own: Verdict | None = None) -> Verdict:
+    """`own` is what the scenario says where nothing stands against it."""
     row = standing.all()
     counts = row.values.counts
     summary = "; ".join(_summary(standing, row))
@@ -52,22 +99,22 @@ def verdict(ran: Ran, standing: Standing, judged: Sequence[Judgement]) -> Verdic
     if not counts["sent"]:
         return Verdict(f"nothing was sent; {summary}", "probe doctor")
     if counts["dropped"] > LEAST * counts["due"]:
-        return _of_generator(ran, f"{share(counts['dropped'] / counts['due'])} of the calls due were not sent", summary)
+        return _of_generator(f"{share(counts['dropped'] / counts['due'])} of the calls due were not sent", summary)
     if missed := [one for one in judged if not one.held and one.value is not None]:
         text = "; ".join(f"{one.objective} was {said(one)}" for one in missed)
         return Verdict(f"broke: {text}; {summary}", _after_miss(ran, missed))
-    if not judged and counts["throttled"] + counts["failed"] > LEAST * counts["sent"]:
+    if not judged and not own and counts["throttled"] + counts["failed"] > LEAST * counts["sent"]:
         return Verdict(f"broke: {summary}", ran.command("throttling" if counts["throttled"] else "report"))
     if ran.too_tainted:
-        return _of_generator(ran, "too many first tokens may have been stamped late by this machine", summary)
+        return _of_generator("too many first tokens may have been stamped late by this machine", summary)
     if missed := [one for one in judged if not one.held]:
         text = "; ".join(f"{one.objective} cannot be said: {one.why}" for one in missed)
         return Verdict(f"no verdict: {text}; {summary}", ran.command("report"))
-    return Verdict(f"held: {summary}", ran.command("report"))
+    return own or Verdict(f"held: {summary}", ran.command("report"))
 
 
-def _of_generator(ran: Ran, why: str, summary: str) -> Verdict:
-    return Verdict(f"no verdict: {why}; {summary}", f"locust -f locustfiles/{ran.scenario}.py --processes -1")
+def _of_generator(why: str, summary: str) -> Verdict:
+    return Verdict(f"no verdict: {why}; {summary}", again(processes=-1))
 
 
 def _summary(standing: Standing, row: Row) -> list[str]:
@@ -108,5 +155,5 @@ def _after_miss(ran: Ran, missed: Sequence[Judgement]) -> str:
     if any(one.startswith("throttled") for one in objectives):
         return ran.command("throttling")
     if all(one.startswith(("ttft", "duration")) for one in objectives):
-        return f"locust -f locustfiles/knee.py --headless {' '.join(f'--slo {shlex.quote(one)}' for one in objectives)}"
+        return another("knee", slo=objectives)
     return ran.command("report")

@@ -14,17 +14,20 @@ a second for as long, for each target. Takes two and a half minutes for each.
 import json
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from locust import constant, task
 
-from locustfiles._burst import Burst, Plan, in_short
+from locustfiles._burst import Burst, Plan, in_short, said_limit
 from locustfiles._options import Options
 from locustfiles._plan import mean_tokens
 from locustfiles._run import listen
 from locustfiles._scenario import Ending, Findings
 from locustfiles._steps import Stepped, stated_rate
 from locustfiles._user import AzureOpenAIUser
+from locustfiles._verdict import Verdict, again, analysis
 from probe.record import ObservedCall
 from probe.target import Target
 
@@ -45,7 +48,20 @@ class Bursting(Stepped):
         if done.returncode:
             return Ending({}, [f"what this shows cannot be told: {' '.join(done.stderr.split()) or done.returncode}"])
         found, lines = in_short(json.loads(done.stdout))
-        return Ending({"burst": found}, lines)
+        return Ending({"burst": found}, lines, verdict(found, folder, options))
+
+
+def verdict(found: Sequence[Mapping[str, Any]], folder: Path, options: Options) -> Verdict:
+    silent = [about["targets"] for about in found if not about["refusals"]]
+    if silent or not found:
+        why = f"nothing was refused at {', '.join(silent) or 'any target'}"
+        return Verdict(
+            f"no verdict: {why}, at up to {options.max_rate:g} calls a second", again(max_rate=4 * options.max_rate)
+        )
+    limits = ("; ".join(said_limit(row) for row in about["limits"]) for about in found)
+    text = "; ".join(f"{about['targets']}: {said}" for about, said in zip(found, limits, strict=True))
+    known = any("model" in row for about in found for row in about["limits"])
+    return Verdict(f"{'found' if known else 'no verdict'}: {text}", analysis("throttling", folder))
 
 
 listen(Bursting("burst", again=False))

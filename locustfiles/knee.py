@@ -13,7 +13,7 @@ Costs what its target lets in for about four minutes, and never more than `--max
 `--target-seconds`, for each target; refused calls cost nothing.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,12 @@ from locustfiles._run import listen
 from locustfiles._scenario import Ending, Findings
 from locustfiles._steps import Stepped, stated_rate
 from locustfiles._user import AzureOpenAIUser
+from locustfiles._verdict import Verdict, again, another
 from probe.record import ObservedCall
 from probe.target import Target
+
+# What is tried next, by what held.
+BELOW = 0.9
 
 
 class Knee(Search):
@@ -69,12 +73,31 @@ def said(step: Step) -> str:
 
 def lines(knee: Knee) -> Iterator[str]:
     about, held, name = knee.about(), knee.held, knee.about()["target"]
-    if held is None:
-        yield f"{name}: no rate was found that held{_why(knee)}"
-    else:
-        yield f"{name}: held {_rates(held, about['held'])}{_why(knee)}"
+    yield f"{name}: {'' if held is None else 'held '}{found(knee)}"
     if knee.capacity is not None and knee.capacity != held:
         yield f"{name}: lets in {_rates(knee.capacity, about['capacity'])} of what is more than it takes"
+
+
+def found(knee: Knee) -> str:
+    held = knee.held
+    return f"{'no rate was found that held' if held is None else _rates(held, knee.about()['held'])}{_why(knee)}"
+
+
+def verdict(knees: Sequence[Knee], options: Options) -> Verdict | None:
+    """Next is what this could not find out, or ten minutes a little below what held: at random times and in other sizes
+    a limit refuses more."""
+    if not knees or not all(one.steps for one in knees):
+        return None
+    text = "; ".join(f"{one.about()['target']} {found(one)}" for one in knees)
+    if any(one.limited_by == "generator" for one in knees):
+        return Verdict(f"no verdict: {text}", again(processes=-1))
+    held = [one.held.value / 60 for one in knees if one.held is not None]
+    if len(held) < len(knees):
+        return Verdict(f"broke: {text}", again(rate=min(step.rate for one in knees for step in one.steps) / 8))
+    if any(one.broke_by is None for one in knees):
+        return Verdict(f"held: {text}", again(max_rate=4 * options.max_rate))
+    rate, slo = float(f"{BELOW * min(held) * len(knees):.3g}"), [one.text for one in with_refusals(options.slo)]
+    return Verdict(f"held: {text}", another("mixed", rate=rate, run_time="10m", slo=slo))
 
 
 def _rates(rate: Range, both: dict[str, dict[str, float]]) -> str:
@@ -116,7 +139,8 @@ class Rising(Stepped):
 
     def ended(self, options: Options, folder: Path, findings: Findings) -> Ending:
         knees = [one for one in self.directors.values() if isinstance(one, Knee)]
-        return Ending({"knee": [one.about() for one in knees]}, [line for one in knees for line in lines(one)])
+        said = [line for one in knees for line in lines(one)]
+        return Ending({"knee": [one.about() for one in knees]}, said, verdict(knees, options))
 
 
 listen(Rising("knee", again=True))

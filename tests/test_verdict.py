@@ -31,7 +31,7 @@ def standing(*calls: dict[str, object]) -> Standing:
 def judged(
     of: Standing, slo: str = "", how: str = "completed", why: str | None = None, late: bool = False, lost: int = 0
 ) -> Verdict:
-    ran = Ran(how, why, "results/a run", "mixed", late, lost)
+    ran = Ran(how, why, "results/a run", late, lost)
     return verdict(ran, of, list(of.all().values.judge(read_objectives(slo), not late)))
 
 
