@@ -37,8 +37,8 @@ class Findings:
 class Ending(NamedTuple):
     """What a scenario adds to `ended` in `run.json`, and the lines that it says.
 
-    `verdict` is in the place of the usual one where the run came to its end, no worker was lost, and, where the whole of
-    it is judged, all objectives held and this machine was not late.
+    `verdict` is in the place of the usual one where the run came to its end and no worker was lost; where the whole of
+    it is judged, also all objectives must have held, and this machine not have been late.
     """
 
     found: Mapping[str, Any]

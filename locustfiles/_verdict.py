@@ -87,7 +87,7 @@ def _parts(words: Sequence[str]) -> list[list[str]]:
 
 
 def verdict(ran: Ran, standing: Standing, judged: Sequence[Judgement], own: Verdict | None = None) -> Verdict:
-    """`own` is what the scenario says where nothing stands against it."""
+    """`own` is the scenario's, which takes the place of `held`."""
     row = standing.all()
     counts = row.values.counts
     summary = "; ".join(_summary(standing, row))
@@ -103,8 +103,9 @@ def verdict(ran: Ran, standing: Standing, judged: Sequence[Judgement], own: Verd
     if missed := [one for one in judged if not one.held and one.value is not None]:
         text = "; ".join(f"{one.objective} was {said(one)}" for one in missed)
         return Verdict(f"broke: {text}; {summary}", _after_miss(ran, missed))
-    if not judged and not own and counts["throttled"] + counts["failed"] > LEAST * counts["sent"]:
-        return Verdict(f"broke: {summary}", ran.command("throttling" if counts["throttled"] else "report"))
+    if not judged and counts["throttled"] + counts["failed"] > LEAST * counts["sent"]:
+        text = f"broke: {summary}" if own is None else f"broke: {summary}; {own.text}"
+        return Verdict(text, ran.command("throttling" if counts["throttled"] else "report"))
     if ran.too_tainted:
         return _of_generator("too many first tokens may have been stamped late by this machine", summary)
     if missed := [one for one in judged if not one.held]:
