@@ -24,7 +24,7 @@ import typing
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import duckdb
 import msgspec
@@ -292,9 +292,17 @@ def newest_run(results: Path) -> Path:
 
 def read_about(folder: Path) -> About:
     """Raises `RunError`."""
+    return about_as(About, folder)
+
+
+_Read = TypeVar("_Read")
+
+
+def about_as(kind: type[_Read], folder: Path) -> _Read:
+    """What `run.json` says, as far as `kind` has it. Raises `RunError`."""
     path = folder / RUN_FILE
     try:
-        return msgspec.json.decode(path.read_bytes(), type=About)
+        return msgspec.json.decode(path.read_bytes(), type=kind)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{folder} is no run: there is no {RUN_FILE} in it; runs are the folders in results/") from None
     except OSError as error:

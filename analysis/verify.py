@@ -112,7 +112,7 @@ class _About(_Part):
 
 def verify(folder: Path) -> Verdict:
     """Raises `RunError` where there is nothing to verify."""
-    about = _read_about(folder)
+    about = about_as(_About, folder)
     names = sorted({path.stem.partition("-")[2] for kind in _KINDS for path in folder.glob(f"{kind}-*.jsonl")})
     if not names:
         raise RunError(f"{folder} is a run without a journal: no process of it came to record anything")
@@ -357,18 +357,6 @@ def _hold_against_the_run(about: _Part, checked: list[_Checked], found: _Found) 
         said = getattr(ended, name)
         if said is not None and said != number:
             found.add(RUN_FILE, None, f"it counts {said} {name}, and there are {number}")
-
-
-def _read_about(folder: Path) -> _About:
-    path = folder / RUN_FILE
-    try:
-        return msgspec.json.decode(path.read_bytes(), type=_About)
-    except (FileNotFoundError, NotADirectoryError):
-        raise RunError(f"{folder} is no run: there is no {RUN_FILE} in it; runs are the folders in results/") from None
-    except OSError as error:
-        raise RunError(f"{path} cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise RunError(f"{path} does not describe a run: {error}") from None
 
 
 def as_result(verdict: Verdict) -> Result:
