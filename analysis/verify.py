@@ -22,7 +22,7 @@ import msgspec
 import pandas as pd
 
 from analysis.output import Result, Table
-from analysis.runs import PREFLIGHT, RunError
+from analysis.runs import PREFLIGHT, RunError, about_as
 from probe import application, record, trace
 from probe.application import ApplicationCall
 from probe.journal import RUN_FILE
