@@ -24,7 +24,7 @@ from analysis.lost import LOG_COLUMNS as LOST_COLUMNS
 from analysis.lost import Lost
 from analysis.output import Result, Table
 from analysis.regions import FEW, pairs, verdict
-from analysis.stats import quantile, quantile_difference, quantile_estimate
+from analysis.stats import quantile, quantile_difference, quantile_estimate, share_difference
 
 LOG_COLUMNS = (*LOST_COLUMNS, "backend_request_id", "backend_status", "backend_ms", "backend_url", "response_id")
 # Where gateways put their own id into a reply; the policy's author may have named another.
@@ -45,8 +45,8 @@ _ADDED = (
     "through", "asked_for", "mark", "n", "direct_p50", "gateway_p50", "added", "added_low", "added_high", "paired",
     "verdict",
 )  # fmt: skip
-# What so many of a gateway's streams show, and so many times fewer of those called directly, is the gateway's doing: a
-# hiccup of any machine on the way holds up a stream now and then.
+# What so many of a gateway's streams show, and so many times fewer of those called directly, is the gateway's doing, if
+# it is no luck: a hiccup of any machine on the way holds up a stream now and then.
 _OFTEN, _TIMES_FEWER = 0.1, 3
 # Below this share of the calls one way a header counts as absent there, above 1 less this as present.
 _RARE = 0.05
@@ -170,8 +170,10 @@ def _buffering(through: pd.DataFrame, direct: pd.DataFrame) -> list[dict[str, An
 
 
 def _is_the_gateways(through: pd.Series, direct: pd.Series) -> bool:
-    share, directly = through.sum() / max(1, len(through)), direct.sum() / max(1, len(direct))
-    return bool(share > _OFTEN and share > _TIMES_FEWER * directly)
+    more = share_difference(through, direct)
+    if more is None or more.low is None or more.low <= 0:
+        return False
+    return bool(through.mean() > _OFTEN and through.mean() > _TIMES_FEWER * direct.mean())
 
 
 def _in_pieces(through: pd.DataFrame, direct: pd.DataFrame) -> list[dict[str, Any]]:

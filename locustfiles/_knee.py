@@ -10,6 +10,7 @@ Method.   Raise:    each step offers `FACTOR` times the rate of the one before, 
                     each 60 s of that, wherever they begin, is the capacity; the least and the most are its interval.
           Confirm:  after a rest, a window at the interval's lower end, judged by all objectives.
           Narrow:   where the time to an answer broke it, or confirming did, steps between what held and what did not.
+                    What held, and no refusal has told the capacity, is confirmed for up to two windows.
 Unit.     Calls differ in size, so that their number in a window varies where tokens are what is limited. What varies
           least from one window to the next, of `UNITS`, is taken for what the limiter counts; its amount in a window,
           by what a call of the mix has of it, is the number of calls.
@@ -47,8 +48,8 @@ _FEWEST_CALLS = 3
 _FULL = 0.05
 # A generator that sends less than this of what is due, or half a second late, is at its own limit.
 _LEAST_SENT, _LATEST = 0.95, 0.5
-# By when it is known here that a call has left.
-_TOLD_SECONDS = 1.0
+# By when it is known here that a call has left, and there that another rate is wanted.
+_TOLD_SECONDS, _HEARD_SECONDS = 1.0, 0.5
 THROTTLED = "throttled<1%"
 
 # By what a call, a token of its prompt and one that its answer may have weigh.
@@ -216,6 +217,8 @@ class Search:
             yield from self._confirm()
         if not self.confirmed:
             yield from self._narrow()
+        if self.capacity is None and self.broke_by != self._throttled.text:
+            yield from self._keep_up()
 
     def _raise(self) -> Moves:
         rate = min(self.settings.first_rate, self.settings.max_rate)
@@ -293,18 +296,35 @@ class Search:
             self.broke_by = step.broke_by
 
     def _narrow(self) -> Moves:
-        seconds = self.settings.window if self.capacity is not None else 2 * self.settings.step
-        while self.limited_by is None and not self._is_late(seconds + PATIENCE_SECONDS):
+        while self.limited_by is None:
             held, broken = self._highest_held(), self._lowest_broken()
             if broken is None or (held is not None and broken / held < NEAR):
                 return
+            rate = broken / FACTOR if held is None else math.sqrt(held * broken)
+            seconds = max(2 * self.settings.step, _FEWEST_CALLS / rate)
+            if self.capacity is not None and self.broke_by == self._throttled.text:
+                # What sizes that differ cost is a part of the capacity, and a small one.
+                rate, seconds = max(rate, broken * 0.93), self.settings.window
+            if self._is_late(seconds + PATIENCE_SECONDS):
+                return
             yield from self._rest()
-            middle = broken / FACTOR if held is None else math.sqrt(held * broken)
-            # What sizes that differ cost is a part of the capacity, and a small one.
-            near = broken * 0.93 if self.capacity is not None else middle
-            step = yield from self._offer("narrow", max(near, middle), seconds)
-            if step.held is False:
+            step = yield from self._offer("narrow", rate, seconds)
+            if step.held is None:
+                return
+            if not step.held:
                 self.broke_by = step.broke_by
+
+    def _keep_up(self) -> Moves:
+        """Whether what held for a step, of which a limiter may have lent a part, holds in the long run."""
+        rate, window = self._highest_held(), self.settings.window
+        if rate is None or self.limited_by is not None or self._is_late(window + PATIENCE_SECONDS):
+            return
+        yield from self._rest()
+        left = self.began + self.settings.seconds - self._now - PATIENCE_SECONDS
+        step = yield from self._offer("confirm", rate, min(left, 2 * window))
+        self.confirmed = bool(step.held)
+        if step.held is False:
+            self.broke_by = step.broke_by
 
     def _offer(
         self, kind: str, rate: float, seconds: float, is_of_search: bool = False
@@ -358,7 +378,7 @@ class Search:
     def _is_generator_limited(self, rate: float, since: float) -> bool:
         """Whether calls that were due at `rate` did not leave, or not in time. Of the last ones it is not known yet."""
         until = self._now - _TOLD_SECONDS
-        due = rate * (until - since)
+        due = rate * (until - since - _HEARD_SECONDS)
         if due < 20:
             return False
         late = sorted(one.late for one in _between(self._sent, since, until) if one.due not in self._dropped)
@@ -402,8 +422,10 @@ class Search:
         timed = sum(one.ttft is not None for one in seen)
         known = sum(one.tainted for one in seen) <= self.settings.max_tainted * timed
         judged = _values(len(sent), seen).judge(self.settings.objectives, known)
-        broken = next((one.objective for one in judged if not one.held), None)
-        step.held, step.broke_by = broken is None, broken
+        broken = [one.objective for one in judged if not one.held]
+        # What is over a limit is found by the limit, whatever it does to times.
+        broken.sort(key=lambda text: text != self._throttled.text)
+        step.held, step.broke_by = not broken, next(iter(broken), None)
 
     def _describe(self, step: Step, since: float) -> None:
         sent, seen = _between(self._sent, since, step.ended), _between(self._seen, since, step.ended)
@@ -449,7 +471,7 @@ class Search:
         if rate is None:
             return None
         if self.capacity is None and self.broke_by in (None, self._throttled.text):
-            ended = max(step.ended for step in self.steps if step.kind == "raise")
+            ended = max(step.ended for step in self.steps)
             let_in = len(self._admitted(self.began, ended))
             rate = min(rate, let_in / (ended - self.began + self.settings.window))
         return Range(rate, rate, broken).times(60)

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 import gevent
 import msgspec
+from gevent.event import Event
 from locust.runners import STATE_INIT, STATE_RUNNING, STATE_SPAWNING, MasterRunner, WorkerRunner
 
 from locustfiles._arrivals import Arrival, Call, Pace, Share
@@ -36,7 +37,9 @@ _NAP_SECONDS = 0.05
 REPORT_SECONDS = 0.2
 # An order is told again, for a worker that was not there yet.
 _AGAIN_SECONDS = 1.0
-_ORDER, _REPORT = "headroom_order", "headroom_report"
+# For processes to be ready to send; one that is not then never will be.
+_READY_SECONDS = 10.0
+_ORDER, _REPORT, _READY = "headroom_order", "headroom_report", "headroom_ready"
 _GOES_ON = {STATE_INIT, STATE_SPAWNING, STATE_RUNNING}
 
 
@@ -79,6 +82,7 @@ class Stepped(Scenario):
         self._load: Load | None = None
         # Of the process that starts runs: targets that have had their turn, or have it.
         self.directors: dict[str, Director] = {}
+        self._ready = 0
         # Of each that sends.
         self._part: Offered
         self._order: Order | None = None
@@ -129,6 +133,7 @@ class Stepped(Scenario):
             runner.register_message(_ORDER, lambda environment, msg, **_: self._take_order(msg.data))
         if not isinstance(runner, WorkerRunner):
             runner.register_message(_REPORT, lambda environment, msg, **_: self._take_report(msg.data))
+            runner.register_message(_READY, lambda environment, msg, **_: self._take_ready(msg.data))
 
     def begin(self, load: Load, checks: Sequence[ObservedCall]) -> None:
         self._load = load
@@ -136,6 +141,7 @@ class Stepped(Scenario):
             gevent.spawn(self._keep_reporting, load)
         if not isinstance(self._runner, WorkerRunner):
             self.directors.clear()
+            self._ready = 0
             gevent.spawn(self._direct, load, {call.target: call for call in checks})
 
     def end(self) -> None:
@@ -158,6 +164,7 @@ class Stepped(Scenario):
         return self._order if known else None
 
     def _direct(self, load: Load, checks: dict[str, ObservedCall]) -> None:
+        self._await_senders(load)
         for target in load.targets:
             director = self.direct(load.options, target, checks.get(target.name), load.now())
             self.directors[target.name] = director
@@ -166,6 +173,14 @@ class Stepped(Scenario):
             self._follow(load, target, director)
         if self._load is load:
             self._send(_ORDER, Order(load.run.id, "", None))
+
+    def _await_senders(self, load: Load) -> None:
+        """What was due before they are there would be no fault of the target's."""
+        processes = self._runner.worker_count if isinstance(self._runner, MasterRunner) else 1
+        senders = min(processes, self._runner.target_user_count or processes)
+        gives_up = load.now() + _READY_SECONDS
+        while self._load is load and self._ready < senders and load.now() < gives_up:
+            gevent.sleep(LOOK_SECONDS)
 
     def _follow(self, load: Load, target: Target, director: Director) -> None:
         told, due = None, 0.0
@@ -187,12 +202,17 @@ class Stepped(Scenario):
         if (order := self.order()) is not None and (now := self.now()) is not None:
             self._part.follow(order, now)
 
+    def _take_ready(self, run: str) -> None:
+        self._ready += self._load is not None and self._load.run.id == run
+
     def _take_report(self, data: Any) -> None:
         report = msgspec.convert(data, Report)
         if (director := self.directors.get(report.target)) is not None:
             director.take(report.sent, report.seen)
 
     def _keep_reporting(self, load: Load) -> None:
+        self._part.asked.wait()
+        self._send(_READY, load.run.id)
         while self._load is load:
             gevent.sleep(REPORT_SECONDS)
             if self._load is load:
@@ -219,6 +239,8 @@ class Offered(Findings):
         self._scenario = scenario
         self._mix, self._pace, self._targets = mix, pace, targets
         self._turn = ""
+        # Somebody waits for the first call.
+        self.asked = Event()
 
     def follow(self, order: Order, now: float) -> None:
         if order.target != self._turn:
@@ -230,6 +252,7 @@ class Offered(Findings):
         return self
 
     def __next__(self) -> Arrival:
+        self.asked.set()
         while self._scenario.goes_on():
             order, now = self._scenario.order(), self._scenario.now()
             if order is not None and order.rate is None:

@@ -114,7 +114,7 @@ def _why(knee: Knee) -> str:
     if knee.broke_by is None:
         return " so far; nothing broke"
     tried = any(step.kind == "confirm" for step in knee.steps)
-    sure = "" if knee.confirmed or knee.capacity is None or tried else "; there was no time to confirm it"
+    sure = "" if knee.confirmed or tried else "; there was no time to confirm it"
     return f"; {knee.broke_by} broke above{sure}"
 
 

@@ -218,9 +218,9 @@ SHORT = """
 region = "East US 2"
 [resources.std.deployments.chat]
 model = "gpt-4.1-mini-2025-04-14"
-tokens_per_minute = 60000
+tokens_per_minute = 54000
 requests_per_minute = 60000
-token_period = 5
+token_period = 2
 [resources.std.latency]
 between_tokens = { median = 0.001 }
 """
@@ -231,12 +231,12 @@ weight = 1
 input_tokens = { median = 80, p90 = 160 }
 output_tokens = { median = 4, p90 = 8 }
 """
-KNEE = ("locust", "-f", "locustfiles/knee.py", "--headless", "--window", "5", "--step-seconds", "1")
+KNEE = ("locust", "-f", "locustfiles/knee.py", "--headless", "--window", "2", "--step-seconds", "0.5")
 
 
 @pytest.fixture(scope="module")
 def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulated]:
-    """A deployment whose minute is five seconds."""
+    """A deployment whose minute is two seconds, and takes some 10 calls a second."""
     with simulating(tmp_path_factory.mktemp("short"), SHORT) as running:
         yield running
 
@@ -255,14 +255,14 @@ def settings_for(simulated: Simulated, folder: Path, **changes: str) -> dict[str
 
 def test_a_knee_is_found_by_two_processes_and_is_in_the_record(short: Simulated, tmp_path: Path) -> None:
     # A breaker that trips at once, were wanted refusals failures.
-    settings = settings_for(short, tmp_path, HEADROOM_BREAKER="1", HEADROOM_TARGET_SECONDS="60")
+    settings = settings_for(short, tmp_path, HEADROOM_BREAKER="1", HEADROOM_RATE="12")
     done = run(*KNEE, "--processes", "2", settings=settings)
     assert done.returncode == 0, done.stderr
     found: Any = ended(tmp_path / "results")["knee"]
     (knee,) = found
     input_tokens = sum(call.input_tokens or 0 for call in load_of(tmp_path / "results"))
     answered = sum(call.input_tokens is not None for call in load_of(tmp_path / "results"))
-    true = 60_000 / (input_tokens / answered - 2)
+    true = 54_000 / (input_tokens / answered - 2)
     assert knee["capacity"]["requests_per_minute"]["value"] == pytest.approx(true, rel=0.15)
     assert knee["target"] and knee["deployment"] == "chat" and knee["broke_by"] == "throttled<1%"
     assert {"offered_rpm", "sent", "throttled_share", "tokens_per_minute", "held"} <= knee["steps"][-1].keys()

@@ -5,10 +5,12 @@ import subprocess
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
+from click.testing import CliRunner
 
+from analysis.cli import analysis
 from probe.record import ObservedCall
 from tests.commands import run
 from tests.runs import Start, ended, load_of, only_run
@@ -61,7 +63,7 @@ name = "chat"
 weight = 3
 stream_share = 1
 input_tokens = { median = 100, p90 = 150 }
-output_tokens = { median = 25, p90 = 35 }
+output_tokens = { median = 18, p90 = 24 }
 [[class]]
 name = "json"
 weight = 1
@@ -121,34 +123,52 @@ def true_cost(simulated: Simulated, calls: list[ObservedCall], name: str) -> flo
     return float(costs[len(costs) // 2]) / 1e9
 
 
+class Compared(NamedTuple):
+    """A run of `gateway.py`: its calls, what it said, and what `analysis gateway` says of it."""
+
+    calls: list[ObservedCall]
+    told: dict[str, dict[str, Any]]
+    said: str
+    added: dict[str, dict[str, Any]]
+    buffering: set[str]
+
+
+def compare(folder: Path, simulated: Simulated, paths: list[str], rounds: int, *options: str) -> Compared:
+    targets = ",".join(paths)
+    done = send("gateway", folder, simulated, "--rounds", str(rounds), *options, HEADROOM_TARGETS=targets)
+    assert done.returncode == 0, done.stderr
+    analysed = CliRunner().invoke(analysis, ["gateway", str(only_run(folder / "results")), "-o", "json"])
+    found = json.loads(analysed.stdout)
+    told: Any = ended(folder / "results")["gateway"]
+    return Compared(
+        load_of(folder / "results"),
+        {path["through"]: path for path in told},
+        done.stderr,
+        {
+            row["through"]: row
+            for row in found["added"]
+            if row["mark"] == "first token, less the service's own" and row["paired"]
+        },
+        {row["through"] for row in found["behaviour"] if row["what"].startswith("buffers")},
+    )
+
+
 def test_a_gateway_run_finds_what_each_gateway_costs_and_each_that_buffers(
     tmp_path: Path, simulated: Simulated
 ) -> None:
-    targets = ",".join(["one", "plain", "slow", *BUFFERS])
-    done = send("gateway", tmp_path, simulated, "--rounds", "50", "--users", "2", HEADROOM_TARGETS=targets)
-    assert done.returncode == 0, done.stderr
-    calls = load_of(tmp_path / "results")
-    found = json.loads(
-        run("analysis", "gateway", "-o", "json", settings={"HEADROOM_RESULTS": str(tmp_path / "results")}).stdout
-    )
-    added = {
-        row["through"]: row
-        for row in found["added"]
-        if row["mark"] == "first token, less the service's own" and row["paired"]
-    }
-    slow, plain = added["slow"], added["plain"]
-    truth = true_cost(simulated, calls, "slow")
+    buffers = {"ticking"}
+    found = compare(tmp_path, simulated, ["one", "plain", "slow", *buffers], 45, "--users", "6")
+    slow, plain = found.added["slow"], found.added["plain"]
+    truth = true_cost(simulated, found.calls, "slow")
     # Its policies' 15 ms, and what the simulator takes itself.
     assert slow["added_low"] - 0.002 <= truth <= slow["added_high"] + 0.002 and truth >= 0.015
     assert slow["added"] - plain["added"] == pytest.approx(0.015, abs=0.004)
-    buffering = {row["through"] for row in found["behaviour"] if row["what"].startswith("buffers")}
-    assert buffering == set(BUFFERS)
+    assert found.buffering == buffers
     # The run has said so itself, and what it takes to know it better.
-    assert "slow adds +" in done.stderr and "slow: " in done.stderr
-    told = {path["through"]: path for path in ended(tmp_path / "results")["gateway"]}  # type: ignore[attr-defined]
-    assert told["slow"]["added"] == pytest.approx(slow["added"]) and told["slow"]["rounds"] == 50
-    assert all(f"{name} buffers streams" in done.stderr for name in BUFFERS)
-    assert "plain buffers" not in done.stderr
+    assert "slow adds +" in found.said and "slow: " in found.said
+    assert found.told["slow"]["added"] == pytest.approx(slow["added"]) and found.told["slow"]["rounds"] == 45
+    assert all(f"{name} buffers streams" in found.said for name in buffers)
+    assert "plain buffers" not in found.said
 
 
 def test_each_round_calls_every_path_once_one_after_the_other_in_an_order_of_its_own(
@@ -168,28 +188,32 @@ def test_each_round_calls_every_path_once_one_after_the_other_in_an_order_of_its
     assert len({tuple(call.target for call in calls) for calls in made.values()}) > 2
 
 
-def test_regions_are_ranked_rightly_at_the_sample_size_that_a_first_run_asks_for(
+# The regions' medians are about 30 and 50 ms apart.
+RANKED = ["one", "two", "three"]
+
+
+def rank(folder: Path, simulated: Simulated, rounds: int, *options: str, precision: str) -> tuple[dict[str, Any], str]:
+    """What a run of `regions.py` has found, and what it said."""
+    folder.mkdir(exist_ok=True)
+    done = send("regions", folder, simulated, "--rounds", str(rounds), "--precision", precision, *options)
+    found = ended(folder / "results")["regions"]
+    assert isinstance(found, dict), done.stderr
+    return found, done.stderr
+
+
+def test_a_first_run_over_regions_says_how_many_rounds_rank_them_and_compares_pairs_of_calls(
     tmp_path: Path, simulated: Simulated
 ) -> None:
-    first, second = tmp_path / "first", tmp_path / "second"
-    for folder in (first, second):
-        folder.mkdir()
-    # Their medians are about 30 and 50 ms apart.
-    ask = ("--users", "8", "--precision", "15ms")
-    small = send("regions", first, simulated, "--rounds", "10", *ask)
-    asked = ended(first / "results")["regions"]
-    assert isinstance(asked, dict) and asked["rounds"] == 10 and not asked["enough"]
-    assert f"takes --rounds {asked['needed_rounds']}; there were 10" in small.stderr
-    send("regions", second, simulated, "--rounds", str(asked["needed_rounds"]), *ask)
-    found = ended(second / "results")["regions"]
-    assert isinstance(found, dict) and found["ranking"] == ["one", "two", "three"]
+    found, said = rank(tmp_path, simulated, 45, "--users", "6", precision="5ms")
+    assert found["rounds"] == 45 and not found["enough"] and found["needed_rounds"] > 45
+    assert f"takes --rounds {found['needed_rounds']}; there were 45" in said
+    calls = load_of(tmp_path / "results")
     # What a gateway chooses by itself is left out.
-    calls = load_of(second / "results")
-    assert Counter(call.target for call in calls) == dict.fromkeys(["one", "two", "three"], asked["needed_rounds"])
+    assert Counter(call.target for call in calls) == dict.fromkeys(RANKED, 45)
     assert all(len({call.prompt_id for call in calls}) == 1 for calls in in_rounds(calls).values())
-    said = run("analysis", "regions", "-o", "json", settings={"HEADROOM_RESULTS": str(second / "results")}).stdout
+    analysed = CliRunner().invoke(analysis, ["regions", str(only_run(tmp_path / "results")), "-o", "json"])
     streams = sum(call.request_stream for call in calls if call.target == "one")
-    assert {(row["n"], row["paired"]) for row in json.loads(said)["differences"]} == {(streams, True)}
+    assert {(row["n"], row["paired"]) for row in json.loads(analysed.stdout)["differences"]} == {(streams, True)}
 
 
 def test_two_processes_share_the_rounds_and_a_rate_spreads_them(tmp_path: Path, simulated: Simulated) -> None:
@@ -227,7 +251,7 @@ def test_wrong_settings_end_in_one_line(
 def test_a_run_that_is_stopped_in_the_middle_of_its_rounds_says_what_it_has_found(
     tmp_path: Path, simulated: Simulated, start: Start
 ) -> None:
-    command = ("locust", "-f", "locustfiles/regions.py", "--headless", "--rounds", "100000", "-t", "3s")
+    command = ("locust", "-f", "locustfiles/regions.py", "--headless", "--rounds", "100000", "-t", "2s")
     process = start(*command, settings=settings(tmp_path, simulated))
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 0, said
