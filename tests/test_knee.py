@@ -113,7 +113,14 @@ def test_a_time_to_first_token_that_breaks_is_narrowed_down_to_5_percent() -> No
     low, high = found.held.low, found.held.high
     assert low is not None and high is not None
     assert low <= 7.3 * 60 <= high < 1.06 * low
-    assert {step.kind for step in found.steps} == {"raise", "narrow"}
+    assert [step.kind for step in found.steps if step.kind != "raise"][-2:] == ["narrow", "confirm"] and found.confirmed
+
+
+def test_a_time_that_holds_only_on_what_a_bucket_lends_is_not_confirmed() -> None:
+    """A full bucket bears seven calls a second for over a minute, and four for good."""
+    found = searched(Service(RefillLimiter(240, 1e9), lambda rate: 0.4 if rate < 7.3 else 2.0), slo="ttft_p95<1s")
+    assert found.broke_by == "throttled<1%" and not found.confirmed
+    assert found.held is not None and found.held.value < 7.3 * 60
 
 
 def test_where_nothing_breaks_no_more_is_claimed_than_a_bucket_could_not_have_lent() -> None:

@@ -64,6 +64,28 @@ def test_a_verdict_says_what_became_of_the_run_and_what_to_look_at_next(
         assert shlex.split(made.next)[2] == "results/a run"
 
 
+OWN = Verdict("found: apim adds +3.0 ms", "analysis gateway results/a")
+
+
+@pytest.mark.parametrize(
+    ("calls", "slo", "text", "following"),
+    [
+        ([FIRST], "", "found: apim adds +3.0 ms", OWN.next),
+        ([FIRST], "ttft_p95<1s", "found: apim adds +3.0 ms", OWN.next),
+        ([FIRST, FAILED], "", "at eastus2; found: apim adds +3.0 ms", "analysis report 'results/a run'"),
+        ([FIRST], "ttft_p95<500ms", "broke: ttft_p95<500ms was 843.7 ms", "locustfiles/knee.py"),
+        ([FIRST, NOT_SENT], "", "no verdict: 50.0 % of the calls due were not sent", "--processes -1"),
+    ],
+)
+def test_what_a_scenario_found_is_its_verdict_unless_something_stands_against_it(
+    calls: list[dict[str, object]], slo: str, text: str, following: str
+) -> None:
+    of = standing(*calls)
+    judged = list(of.all().values.judge(read_objectives(slo), True))
+    said = verdict(Ran("completed", None, "results/a run", False), of, judged, OWN)
+    assert text in said.text and following in said.next
+
+
 @pytest.mark.parametrize(
     ("value", "said"),
     [
