@@ -5,9 +5,18 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 import pytest
+from hypothesis import settings
 
 from tests.commands import BIN, ROOT, environment
 from tests.runs import Start
+
+# How long an example takes is the machine's matter: other tests run beside it.
+settings.register_profile("headroom", deadline=None)
+settings.load_profile("headroom")
+
+# A shell that runs the tests in the background has these ignored, and every command would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 @pytest.fixture
@@ -25,8 +34,6 @@ def start() -> Iterator[Start]:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
-            # A shell that runs the tests in the background has Ctrl-C ignored, and children inherit that.
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         started.append(process)
         return process

@@ -143,7 +143,7 @@ def test_a_dropped_call_is_counted_at_its_time_and_in_no_other(tmp_path: Path) -
     assert found["verdict"] == "It did not hold: 33.3% of 3 calls were answered; 66.7% dropped and never sent."
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     st.lists(
         st.builds(

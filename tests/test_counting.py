@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -152,7 +152,6 @@ models = st.sampled_from(["gpt-35-turbo", "gpt-4", "gpt-4o", "o1", "o4-mini", "g
 
 
 @given(models, st.lists(messages, min_size=1), messages)
-@settings(deadline=None)
 def test_any_text_counts_and_another_message_never_lowers_it(
     model: str, history: list[dict[str, str]], another: dict[str, str]
 ) -> None:

@@ -152,7 +152,7 @@ def test_what_was_found_before_an_end_that_was_not_its_own_can_be_told() -> None
     st.lists(st.floats(0, 50), max_size=40),
     st.floats(1, 10),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_sums_of_sliding_windows_are_those_counted_one_by_one(times: list[float], window: float) -> None:
     times.sort()
     amounts = [float(number + 1) for number in range(len(times))]
@@ -164,7 +164,7 @@ def test_sums_of_sliding_windows_are_those_counted_one_by_one(times: list[float]
 
 
 @given(st.lists(st.tuples(st.floats(0.1, 20), st.floats(0.2, 5)), min_size=1, max_size=6), st.integers(1, 4))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_processes_together_keep_to_a_rate_that_changes(spells: list[tuple[float, float]], processes: int) -> None:
     paces = [Pace(Share(number, processes)) for number in range(processes)]
     now, sent, wanted = 0.0, 0, 0.0

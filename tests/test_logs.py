@@ -410,7 +410,7 @@ plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) |
 values = plain | st.lists(plain, max_size=2) | st.dictionaries(st.text(max_size=5), plain, max_size=2)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.lists(st.dictionaries(st.sampled_from([*request(1), "TimeGenerated"]), values, max_size=4), max_size=3))
 def test_no_record_however_odd_ends_the_reading(tmp_path_factory: pytest.TempPathFactory, odd: list[Record]) -> None:
     folder = tmp_path_factory.mktemp("odd")

@@ -92,7 +92,6 @@ def test_ctrl_c_shows_what_had_come_by_then() -> None:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
         assert server.wait_for_requests(1)
         process.send_signal(signal.SIGINT)

@@ -1,7 +1,7 @@
 from collections import Counter
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from probe.counting import input_tokens
@@ -11,7 +11,6 @@ from tests.commands import ROOT
 
 @pytest.mark.parametrize("model", ["gpt-4o", "gpt-35-turbo"])
 @given(st.integers(0, 999_999), st.integers(8, 5000))
-@settings(deadline=None)
 def test_a_prompt_rebuilt_from_its_id_counts_as_what_it_was_planned_to(model: str, number: int, size: int) -> None:
     rebuilt = rebuild(numbered(number, size, max_tokens=1).id)
     assert rebuilt.input_tokens == size
@@ -20,7 +19,6 @@ def test_a_prompt_rebuilt_from_its_id_counts_as_what_it_was_planned_to(model: st
 
 @pytest.mark.parametrize("model", ["gpt-4o", "gpt-35-turbo"])
 @given(st.integers(0, 999_999), st.integers(8, 3000), st.integers(0, 3000), st.integers(0, 999_999))
-@settings(deadline=None)
 def test_a_prefix_changes_no_size_and_a_prompt_with_one_is_rebuilt_from_its_id(
     model: str, number: int, size: int, shared: int, prefix: int
 ) -> None:

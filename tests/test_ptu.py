@@ -162,7 +162,7 @@ def test_a_retry_comes_when_it_was_told_to_and_waits_no_longer() -> None:
 
 
 @given(st.integers(0, 10**6), st.floats(0.2, 3))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_the_three_ways_to_replay_agree_where_nothing_is_returned_and_nothing_tried_again(
     seed: int, units: float
 ) -> None:

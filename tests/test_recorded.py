@@ -88,7 +88,7 @@ def test_a_replay_of_a_replays_journal_has_the_same_arrivals_and_so_have_its_log
     assert gaps == pytest.approx(issued, abs=0.05)
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 @given(
     st.lists(st.tuples(st.floats(0, 1000), st.integers(8, 400), st.integers(1, 50), st.booleans()), min_size=1),
     st.floats(1, 100),

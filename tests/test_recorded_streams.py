@@ -46,7 +46,7 @@ def events(*pieces: bytes) -> list[Event]:
 
 
 @given(st.data())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_a_recorded_stream_has_the_same_events_wherever_it_is_cut(data: st.DataObject) -> None:
     one = data.draw(st.sampled_from(ALL))
     places = data.draw(st.lists(st.integers(0, len(one.body)), max_size=8))

@@ -7,7 +7,7 @@ from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.console import Console
@@ -220,7 +220,6 @@ anything = st.text(st.characters(codec="latin-1") | st.characters() | st.sampled
 
 
 @given(st.lists(st.tuples(anything, anything)), anything, st.sampled_from([40, 80, 200]))
-@settings(deadline=None)
 def test_nothing_a_server_sends_reaches_the_terminal_as_a_control(
     headers: list[tuple[str, str]], text: str, width: int
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.destinations import connect
@@ -40,7 +40,6 @@ def sent(where: dict[str, str | None], folder: Path, give_up: float = 0.0) -> Se
     return Sender(folder, connect(where, folder), ended, give_up).run()
 
 
-@settings(deadline=None)
 @given(st.lists(st.binary(max_size=40).map(lambda line: line.replace(b"\n", b"") + b"\n"), max_size=8), st.data())
 def test_lines_are_read_once_and_whole_however_a_file_grows(
     tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], data: st.DataObject

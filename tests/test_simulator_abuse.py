@@ -87,7 +87,7 @@ def post(simulated: Simulated, target: str, path: str, body: bytes) -> tuple[int
 
 
 @given(st.sampled_from(SURFACES), bodies, st.sampled_from(["one", "gate"]))
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_a_body_of_any_shape_is_answered_or_refused(
     simulated: Simulated, surface: str, fields: dict[str, Any], target: str
 ) -> None:

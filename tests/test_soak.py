@@ -61,7 +61,7 @@ def test_slope_and_interval_are_those_of_theilslopes(
     st.sampled_from([0.5, 2.0, 60.0]),
     st.integers(-100, 100),
 )
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_another_unit_or_level_changes_no_finding(values: list[int], unit: float, level: int) -> None:
     times = range(len(values))
     plain = drifted(times, values)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from locustfiles._breaker import Breaker
@@ -41,7 +41,6 @@ attempts = st.lists(
 
 
 @given(attempts, st.integers(1, 20_000), st.integers(1, 30), st.floats(0.001, 0.05), st.integers(1, 5))
-@settings(deadline=None)
 def test_whatever_is_sent_and_however_it_ends_no_cap_is_exceeded(
     calls: list[tuple[int, int, float, int | None]], tokens: int, requests: int, cost: float, open_at_once: int
 ) -> None:

@@ -132,7 +132,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return recorded(tmp_path_factory.mktemp("killed"), ends=False)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), kind=st.sampled_from(["sent", "calls"]))
 def test_a_file_cut_off_anywhere_loses_its_last_line_at_most_and_is_told(whole: Path, data: Any, kind: str) -> None:
     (path,) = whole.glob(f"{kind}-*.jsonl")
@@ -151,7 +151,7 @@ def test_a_file_cut_off_anywhere_loses_its_last_line_at_most_and_is_told(whole: 
         path.write_bytes(before)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(data=st.data(), kind=st.sampled_from(["sent", "calls"]))
 def test_any_byte_that_is_changed_in_any_file_is_found(killed: Path, data: Any, kind: str) -> None:
     (path,) = killed.glob(f"{kind}-*.jsonl")

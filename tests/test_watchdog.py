@@ -39,7 +39,7 @@ def test_a_loop_that_is_held_up_at_this_moment_is_seen() -> None:
 
 
 @given(st.lists(st.sampled_from([0.02, 0.04, 0.06, 0.08]), min_size=1, max_size=4))
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 def test_the_worst_since_a_moment_is_the_longest_of_those_after_it(holds: list[float]) -> None:
     watchdog = Watchdog()
     beat()
