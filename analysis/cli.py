@@ -111,17 +111,24 @@ def _told(found: "Sequence[Findings]", path: str, output: str) -> str:
 
 @analysis.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
+@_LOGS
 @click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", show_default=True)
-def throttling(runs: tuple[Path, ...], output: "Output") -> None:
+def throttling(runs: tuple[Path, ...], logs: tuple[str, ...], output: "Output") -> None:
     """What refused calls of each RUN (by default the newest), and which limiter was behind it.
 
     Refusals by cause, target and minute; whether waiting as long as they asked was enough; and from the replies'
-    headers the limiter itself: its model, window, charge and limit.
+    headers the limiter itself: its model, window, charge and limit. With the diagnostic logs also the refusals that a
+    gateway tried again after, which no client sees.
     """
+    from analysis.application import read_view
     from analysis.signals import CALL_COLUMNS, LIMIT_HEADERS
-    from analysis.throttling import analyse, as_result
+    from analysis.throttling import LOG_COLUMNS, analyse, as_result
 
-    _each(runs, output, lambda run: as_result(analyse(run.calls)), LIMIT_HEADERS, CALL_COLUMNS)
+    def result(run: "Run") -> "Result":
+        joined, _, told = _joined(run, logs, LOG_COLUMNS)
+        return as_result(analyse(run.calls, joined, read_view(run.folder)), told)
+
+    _each(runs, output, result, LIMIT_HEADERS, (*CALL_COLUMNS, "service_request_id", "time_to_headers"))
 
 
 @analysis.command()

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.join import Joined, Said
+from analysis.join import Joined, Said, began_while_open
 from analysis.logs import Logs
 from analysis.lost import LOG_COLUMNS as LOST_COLUMNS
 from analysis.lost import Lost
@@ -191,7 +191,8 @@ def _in_pieces(through: pd.DataFrame, direct: pd.DataFrame) -> list[dict[str, An
 
 
 def _streams_refused(through: pd.DataFrame) -> list[dict[str, Any]]:
-    """By replies that are the gateway's own: they carry no `apim-request-id`."""
+    """By replies of the gateway's own, without `apim-request-id`. What the service refused is no stream here."""
+    through = through[through["status_code"].eq(200).fillna(False) | through["service_request_id"].isna()]
     streams = through[through["request_stream"].astype(bool)]
     wholes = through[~through["request_stream"].astype(bool)]
     own = streams[streams["service_request_id"].isna()]
@@ -220,15 +221,7 @@ def _added_attempts(joined: Joined, through: pd.DataFrame) -> list[dict[str, Any
     """Failures in Azure OpenAI's log that no reply names, while a call through the gateway was open."""
     rows = joined.only_log
     failed = rows[rows["status"].eq(429).fillna(False) | (rows["status"] >= 500).fillna(False)]
-    if failed.empty or through.empty:
-        return []
-    skew = joined.coverage.skew
-    shift = 0.0 if skew is None else skew.seconds
-    starts = through["start_time_unix_nano"].to_numpy(dtype="int64") / 1e9 + shift
-    ends = np.maximum.accumulate(np.sort(starts) + through["duration"].fillna(0).to_numpy()[np.argsort(starts)])
-    began = failed["began_ns"].dropna().to_numpy(dtype="int64") / 1e9
-    before = np.searchsorted(np.sort(starts), began + 0.05, side="right")
-    within = int(((before > 0) & (ends[np.maximum(before - 1, 0)] >= began - 0.05)).sum())
+    within = int(began_while_open(failed, through, joined.coverage.skew).sum())
     if not within:
         return []
     known = "429 or 5xx in Azure OpenAI's log that no reply names, while calls through the gateway were open"

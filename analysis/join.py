@@ -20,6 +20,8 @@ from analysis.logs import Logs, left_out
 from analysis.stats import quantile
 
 _AN_HOUR_NS = 3600 * 10**9
+# Seconds, beyond what is known of the clocks: a record's time is when the request was received.
+_TOLERANCE = 0.05
 
 
 class Skew(NamedTuple):
@@ -144,6 +146,22 @@ def skew(joined: pd.DataFrame) -> Skew | None:
         return Skew((low + high) / 2, low, high, len(timed), True)
     low, high = float(earliest.quantile(0.05)), float(latest.quantile(0.95))
     return Skew(float((earliest + latest).median() / 2), low, high, len(timed), False)
+
+
+def began_while_open(records: pd.DataFrame, calls: pd.DataFrame, skew: Skew | None) -> pd.Series:
+    """Which records of the logs (with `began_ns`) began while one of the calls was open, by the service's clock."""
+    if calls.empty:
+        return pd.Series(False, records.index)
+    shift = 0.0 if skew is None else skew.seconds
+    starts = calls["start_time_unix_nano"].to_numpy(dtype="int64") / 1e9 + shift
+    order = np.argsort(starts)
+    # Until when any call was open that had been issued by then.
+    open_until = np.maximum.accumulate((starts + calls["duration"].fillna(0).to_numpy(dtype="float64"))[order])
+    began = records["began_ns"].to_numpy(dtype="float64", na_value=np.nan) / 1e9
+    issued = np.searchsorted(starts[order], began + _TOLERANCE, side="right")
+    # NaN is sorted behind everything, and is no time.
+    within = (issued > 0) & (open_until[np.maximum(issued - 1, 0)] >= began - _TOLERANCE)
+    return pd.Series(within, records.index)
 
 
 def overlap(joined: Joined, logs: Logs) -> str | None:

@@ -31,6 +31,7 @@ GATEWAY_LLM = "GatewayLlmLog"
 GZIP = b"\x1f\x8b"
 AVRO = b"Obj\x01"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+NO_RECORD = "no log record: it has no category, nor columns that tell it"
 SUFFIXES = (".json", ".jsonl", ".csv", ".avro", ".gz")
 MOST_UNPACKED = 8 * 1024**3
 MOST_RATIO = 200
@@ -174,11 +175,14 @@ def _unpacked(found: Any, file: str, line: int | None) -> Iterator[Record | Skip
         yield from _unpacked(found["records"], file, line)
     elif isinstance(found.get("tables"), list):
         for table in found["tables"]:
-            yield from (from_row(row) for row in _rows(table))
-    elif (record := from_row(found)) or "category" in found or "correlationId" in found:
-        yield record
+            yield from (_of_row(row, file, line) for row in _rows(table))
     else:
-        yield Skipped(file, line, "no log record: neither a category nor a correlation id")
+        yield _of_row(found, file, line)
+
+
+def _of_row(row: Mapping[str, Any], file: str, line: int | None, day_first: bool | None = None) -> Record | Skipped:
+    record = from_row(row, day_first)
+    return record if record.get("category") else Skipped(file, line, NO_RECORD)
 
 
 def _rows(table: Any) -> Iterator[Record]:
@@ -208,8 +212,8 @@ def _csv(path: Path) -> Iterator[Record | Skipped]:
         timeless = 0
         try:
             for row in rows:
-                record = from_row(dict(zip(header, row, strict=False)), day_first)
-                timeless += record.get("time", "") is None
+                record = _of_row(dict(zip(header, row, strict=False)), str(path), rows.line_num + 1, day_first)
+                timeless += isinstance(record, dict) and record.get("time", "") is None
                 yield record
         except csv.Error as error:
             yield Skipped(str(path), rows.line_num + 1, f"no CSV from here: {error}")

@@ -28,6 +28,7 @@ from analysis.log_shapes import (
     BYTE_ORDER_MARK,
     GATEWAY,
     GATEWAY_LLM,
+    NO_RECORD,
     REQUEST_RESPONSE,
     REQUEST_USAGE,
     SUFFIXES,
@@ -171,7 +172,7 @@ _OF_A_RECORD = {
     "sequence": f"CASE WHEN category = '{GATEWAY_LLM}' THEN whole(p.sequenceNumber) END",
     "heads": "nullif(p.deploymentName, '') IS NOT NULL",
     # Of what is no record, the file; DuckDB keeps a name for every row.
-    "torn_file": "CASE WHEN category IS NULL AND correlationId IS NULL AND whole_properties IS NULL THEN filename END",
+    "torn_file": "CASE WHEN category IS NULL THEN filename END",
     "audited_operation": f"CASE WHEN category = '{AUDIT}' THEN operationName END",
     "audited_account": f"CASE WHEN category = '{AUDIT}' THEN {_ACCOUNT} END",
     "audited_object_id": f"CASE WHEN category = '{AUDIT}' THEN nullif(p.objectId, '') END",
@@ -415,4 +416,4 @@ def _why_torn(line: bytes) -> str | None:
         return "torn, or no JSON"
     if not isinstance(record, dict):
         return "no JSON object"
-    return None if {"category", "correlationId"} & set(record) else "no log record: neither category nor correlation id"
+    return NO_RECORD if record.get("category") is None else None

@@ -3,6 +3,11 @@
 A refusal is a 429, whoever sent it, or a gateway's 503 where none of its pool's back ends would take the call (`pool`).
 Tokens are what the service billed, where a call was answered; of the others nobody knows more than what was asked for:
 `estimated` is the prompt as planned and the answer at its longest.
+
+Hidden. A gateway or an SDK that tries again keeps refusals to itself. Of the SDK's tries there is a record. What is
+        behind a gateway only the service's log has: a 429 that no reply names, which began while a call through the
+        gateway was open. It is inferred: another client of the same deployment is refused in the same log. Where the
+        gateway takes the id from refusals that it passes on, each may be one of these; `least` leaves so many out.
 """
 
 from collections.abc import Iterator
@@ -12,6 +17,8 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
+from analysis.application import View
+from analysis.join import Joined, Said, began_while_open
 from analysis.limiter import Bracket, Limiter, Meter, infer
 from analysis.output import Result, Table
 from analysis.signals import admitted, planned_tokens, promised, refused_by, signals
@@ -19,6 +26,8 @@ from analysis.stats import quantile
 
 # A refusal is over when nothing was refused for so many seconds.
 _EPISODE_GAP = 5.0
+# Of these the hidden refusals are told, and how far the logs cover the calls.
+LOG_COLUMNS = ("account", "deployment", "status", "began_ns", "ended_ns", "logged_ns")
 
 Flags = NDArray[np.bool_]
 Floats = NDArray[np.float64]
@@ -33,6 +42,8 @@ class Throttling(NamedTuple):
     promises    target and cause: how many refusals asked to wait, promised_p50, kept (share of those after which the
                 next call was admitted), and the wait that was enough: above enough_low_p50, at most enough_high_p50
     episodes    target and cause: spells of refusals, how long they lasted, and the time to the next admitted call
+    hidden      refusals that no reply shows: behind (`SDK` or `gateway`), where (the SDK's target, or the account in
+                the log), deployment, refused, `least` of them, first (into the run), known_by
     """
 
     causes: pd.DataFrame
@@ -40,12 +51,22 @@ class Throttling(NamedTuple):
     minutes: pd.DataFrame
     promises: pd.DataFrame
     episodes: pd.DataFrame
+    hidden: pd.DataFrame
 
 
-def analyse(calls: pd.DataFrame) -> Throttling:
-    """`calls` as `read_run` gives them with `signals.LIMIT_HEADERS` and at least `signals.CALL_COLUMNS`."""
+def analyse(calls: pd.DataFrame, joined: Joined | None = None, view: View | None = None) -> Throttling:
+    """`calls` as `read_run` gives them with `signals.LIMIT_HEADERS` and at least `signals.CALL_COLUMNS`; `joined` is of
+    them and logs with `LOG_COLUMNS`, and `view` what an application saw, as `read_view` has it."""
     calls = with_cause(calls)
-    return Throttling(by_cause(calls), limiters(calls), _minutes(calls), promises(calls), _episodes(calls))
+    hidden = [*_behind_sdk(view), *_behind_gateway(calls, joined)]
+    return Throttling(
+        by_cause(calls),
+        limiters(calls),
+        _minutes(calls),
+        promises(calls),
+        _episodes(calls),
+        pd.DataFrame(hidden, columns=["behind", "where", "deployment", "refused", "least", "first", "known_by"]),
+    )
 
 
 def with_cause(calls: pd.DataFrame) -> pd.DataFrame:
@@ -55,24 +76,17 @@ def with_cause(calls: pd.DataFrame) -> pd.DataFrame:
 
 def by_cause(calls: pd.DataFrame) -> pd.DataFrame:
     """Of calls `with_cause`, one row a target and cause: refused, calls of the target, the share refused (0 to 1),
-    first (seconds into the run), and the median and largest Retry-After in seconds (None where none was sent)."""
-    totals = calls["target"].value_counts().to_dict()
-    rows = []
-    for (target, cause), part in calls[calls["cause"].notna()].groupby(["target", "cause"], sort=True):
-        rows.append(
-            {
-                "target": target,
-                "cause": cause,
-                "refused": len(part),
-                "calls": totals[target],
-                "share": len(part) / totals[target],
-                "first": float(part["at"].min()),
-                "retry_after_p50": quantile(part["retry_after"], 0.5),
-                "retry_after_max": quantile(part["retry_after"], 1.0),
-            }
-        )
-    columns = ["target", "cause", "refused", "calls", "share", "first", "retry_after_p50", "retry_after_max"]
-    return pd.DataFrame(rows, columns=columns)
+    first (seconds into the run), and the median and largest Retry-After in seconds (NA where none was sent)."""
+    refused = calls[calls["cause"].notna()].groupby(["target", "cause"], as_index=False)
+    found = refused.agg(
+        refused=("cause", "size"),
+        first=("at", "min"),
+        retry_after_p50=("retry_after", "median"),
+        retry_after_max=("retry_after", "max"),
+    )
+    found.insert(3, "calls", found["target"].map(calls["target"].value_counts()).astype("int64"))
+    found.insert(4, "share", found["refused"] / found["calls"])
+    return found
 
 
 def limiters(calls: pd.DataFrame) -> pd.DataFrame:
@@ -259,20 +273,60 @@ def _episodes(calls: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def as_result(found: Throttling) -> Result:
-    lines = [limiter_said(row) for row in found.limiters.to_dict("records")]
-    refused = int(found.causes["refused"].sum())
+def _behind_sdk(view: View | None) -> Iterator[dict[str, object]]:
+    if view is None:
+        return
+    for target, tries in view.hidden[view.hidden["reason"] == "429"].groupby("target"):
+        number = {"refused": len(tries), "least": len(tries)}
+        yield {"behind": "SDK", "where": target, **number, "known_by": "a 429 that the SDK tried again after"}
+
+
+def _behind_gateway(calls: pd.DataFrame, joined: Joined | None) -> Iterator[dict[str, object]]:
+    through = calls[calls["gateway"] == "apim"]
+    if joined is None or joined.only_log.empty or through.empty:
+        return
+    unnamed = joined.only_log[joined.only_log["status"].eq(429).fillna(False)]
+    hidden = unnamed[began_while_open(unnamed, through, joined.coverage.skew)]
+    passed_on = int(((through["status_code"] == 429) & through["service_request_id"].isna()).sum())
+    start = int(calls["start_time_unix_nano"].min()) - round(float(calls["at"].min()) * 1e9)
+    for (account, deployment), part in hidden.groupby(["account", "deployment"], dropna=False):
+        yield {
+            "behind": "gateway",
+            "where": account,
+            "deployment": deployment,
+            "refused": len(part),
+            "least": max(len(part) - passed_on, 0),
+            "first": (int(part["began_ns"].min()) - start) / 1e9,
+            "known_by": "a 429 in the log that no reply names, while a call through a gateway was open",
+        }
+
+
+def as_result(found: Throttling, logs: Said | None = None) -> Result:
+    """`logs` is what is to be known of them; None where none were given."""
+    limits = [limiter_said(row) for row in found.limiters.to_dict("records")]
+    refused, hidden = int(found.causes["refused"].sum()), int(found.hidden["refused"].sum())
+    calls = int(found.minutes["offered"].sum())
+    lines = [f"{refused:,} of {calls:,} calls were refused.", *_said_hidden(found.hidden), *limits]
     return Result(
-        [f"{refused:,} of {int(found.minutes['offered'].sum()):,} calls were refused.", *lines],
-        {"refused": refused, "calls": int(found.minutes["offered"].sum())},
+        [*lines, *(logs.lines if logs else ["No logs were given: what gateways kept to themselves is not known."])],
+        {"refused": refused, "calls": calls, "hidden": hidden, "coverage": logs.facts if logs else None},
         {
             "causes": Table("What refused calls", found.causes, "nothing was refused"),
+            "hidden_refusals": Table("Refusals that no reply shows", found.hidden, "none that is known"),
             "limiters": Table("Limiters, as their replies tell", found.limiters, "no reply said anything of limits"),
             "promises": Table("What refusals asked to wait, s, and what was enough", found.promises, "no refusal"),
             "episodes": Table("Spells of refusals, s", found.episodes, "no refusal"),
             "minutes": Table("By minute of the run", found.minutes, "no call"),
         },
     )
+
+
+def _said_hidden(hidden: pd.DataFrame) -> list[str]:
+    return [
+        f"{int(part['refused'].sum()):,} refusals were kept from the client by a {behind} that tried again"
+        + (f" (at least {int(part['least'].sum()):,})." if (part["least"] < part["refused"]).any() else ".")
+        for behind, part in hidden.groupby("behind")
+    ]
 
 
 def limiter_said(row: dict[Any, Any]) -> str:

@@ -9,10 +9,12 @@ from typing import Any
 
 import msgspec
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from analysis.application import read_view
+from analysis.cli import analysis
 from analysis.findings import analyse
 from analysis.report import html, sections
 from analysis.summary import as_json
@@ -315,6 +317,16 @@ def test_the_reports_figures_of_the_application_are_those_of_its_calls(tmp_path:
     assert row["ttft_p95"] == pytest.approx(2.72) and row["attempt_ttft_p95"] == pytest.approx(0.47)
     (reason,) = found["hidden_by_reason"]
     assert (reason["reason"], reason["hidden"], reason["retry_after_max"]) == ("429", 3, 2.0)
+
+
+def test_what_refused_calls_tells_of_the_tries_that_the_sdk_kept_to_itself(tmp_path: Path) -> None:
+    folder = with_view(tmp_path, seen(), RETRIED, GIVEN_UP)
+    done = CliRunner().invoke(analysis, ["throttling", str(folder), "-o", "json"])
+    found = json.loads(done.stdout)
+    (hidden,) = found["hidden_refusals"]
+    # Beside the one refusal of the measured calls, which is counted as ever.
+    assert (hidden["behind"], hidden["where"], hidden["refused"]) == ("SDK", "eastus", 2)
+    assert (found["refused"], found["hidden"], found["calls"]) == (1, 2, 2)
 
 
 def test_no_other_figure_of_the_report_knows_of_the_applications_calls(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from analysis.findings import analyse
 from tests.test_analysis import BEGAN, call, refused, write_run
 
 OF_RUNS = ("throttling", "regions", "tokens", "gateway", "ptu", "compare", "export", "report")
-WITH_LOGS = ("regions", "tokens", "gateway", "export", "report")
+HOLDING_LOGS = ("throttling", "regions", "gateway", "tokens")
+WITH_LOGS = (*HOLDING_LOGS, "export", "report")
 TICKS = BEGAN // 100 + 621_355_968_000_000_000
 JOURNAL = "3 lines of the journal"
 
@@ -123,6 +124,47 @@ def test_why_logs_do_not_fit_is_said(command: str, make: Any, says: str, written
     found = done(command, given, tmp_path)
     assert found.exit_code == 0, found.output
     assert (written if command == "export" else says) in " ".join(found.output.split())
+
+
+RECORD = json.dumps(logged()[0])
+NO_CATEGORY = "no log record: it has no category"
+# A file by itself: its name, what is in it, how many of the calls it has, and what is said of it.
+FILES = {
+    "sound, of any name": ("east.log", f"{RECORD}\n", 1, ""),
+    "torn at the end": ("PT1H.json", f"{RECORD}\n{RECORD[:40]}", 1, "line 2: torn, or no JSON"),
+    "of something else": ("east.json", '{"level": "info"}\n', 0, f"line 1: {NO_CATEGORY}"),
+    "a row of nothing": ("rows.csv", "TimeGenerated,Category,CorrelationId\n,,\n", 0, f"line 2: {NO_CATEGORY}"),
+    "of another resource": ("PT1H.json", RECORD.replace("id-0.0", "other"), 0, "another resource's (EAST)"),
+    "of another time": ("PT1H.json", json.dumps(logged("other-", days=30)[0]), 0, "The logs are of another time: 2025"),
+}
+
+
+@pytest.mark.parametrize("file", FILES)
+@pytest.mark.parametrize("command", HOLDING_LOGS)
+def test_one_file_is_read_as_far_as_it_is_sound_and_the_rest_is_said(command: str, file: str, tmp_path: Path) -> None:
+    name, text, matched, says = FILES[file]
+    (tmp_path / name).write_text(text, "latin-1")
+    given = sound(tmp_path)._replace(logs=tmp_path / name)
+    found = done(command, given, tmp_path)
+    assert found.exit_code == 0, found.output
+    (covered,) = [line for line in found.output.splitlines() if line.startswith("Logs: ")]
+    assert covered.startswith(f"Logs: {matched} calls matched, {6 - matched} only here")
+    assert len([line for line in found.output.splitlines() if says in line]) == 1 or not says
+
+
+@pytest.mark.parametrize("make", [empty, refusals_only])
+@pytest.mark.parametrize("command", HOLDING_LOGS)
+def test_of_no_calls_and_of_refusals_the_coverage_is_said_all_the_same(command: str, make: Any, tmp_path: Path) -> None:
+    given = make(tmp_path)
+    found = done(command, given._replace(logs=given.logs / "PT1H.json"), tmp_path)
+    assert found.exit_code == 0, found.output
+    assert f"Logs: {0 if make is empty else 6} calls matched, 0 only here" in found.output
+
+
+@pytest.mark.parametrize("command", HOLDING_LOGS)
+def test_a_log_that_is_not_there_ends_in_one_line(command: str, tmp_path: Path) -> None:
+    found = done(command, sound(tmp_path)._replace(logs=tmp_path / "none.json"), tmp_path)
+    assert found.exit_code == 2 and found.output.startswith("analysis: --logs ") and found.output.count("\n") == 1
 
 
 @pytest.mark.parametrize("command", [*OF_RUNS, "verify"])

@@ -52,6 +52,10 @@ resource = "one"
 name = "server_error"
 share = 0.1
 resource = "one"
+[[faults]]
+name = "high_demand"
+share = 0.1
+resource = "one"
 """
 
 
@@ -164,7 +168,7 @@ def test_what_the_gateway_does_is_found_with_how_it_is_known(made: Made, logs: L
     by = {row["what"]: row for row in found.behaviour.to_dict("records")}
     # Every stream through it that the back end had answered, and no other.
     passed = [line for line in made.ledger if line["resource"] == "gate" and line["backends"] == ["one 200"]]
-    assert by["breaks streams"]["calls"] == sum(line["status"] == 500 for line in passed) > 40
+    assert by["breaks streams"]["calls"] == sum(line["status"] == 500 for line in passed) > 30
     # Only one of the two gateways strips it, which is no more than half of the replies.
     assert not any(what.startswith("strips") for what in by)
 
@@ -176,6 +180,21 @@ def test_attempts_behind_the_gateway_are_counted_as_the_ledger_has_them(made: Ma
     (row,) = [row for row in found.behaviour.to_dict("records") if row["what"].startswith("calls back ends again")]
     # 3 % of the records are lost, and so is what they say.
     assert 0.8 * hidden <= row["calls"] <= hidden and hidden > 3
+
+
+def test_refusals_that_a_gateway_tried_again_after_are_those_of_the_log(made: Made) -> None:
+    done = CliRunner().invoke(analysis, ["throttling", str(made.folder), "-o", "json"])
+    found = json.loads(done.output)
+    seen = read_run(made.folder).calls
+    named = set(seen.loc[seen["status_code"] == 429, "service_request_id"])
+    logged = {one["correlationId"] for one in made.lines("requestresponse") if one["resultSignature"] == "429"}
+    tries = [back for line in made.ledger if line["resource"] == "retrying" for back in line["backends"]]
+    (hidden,) = found["hidden_refusals"]
+    assert (hidden["behind"], hidden["where"], hidden["deployment"]) == ("gateway", "ONE", "chat")
+    assert hidden["refused"] == hidden["least"] == len(logged - named) == found["hidden"]
+    # 3 % of the records are lost.
+    assert 0.8 * tries.count("one 429") <= hidden["refused"] <= tries.count("one 429") and hidden["refused"] > 3
+    assert found["refused"] == len(named) and found["coverage"]["matched"] > 0
 
 
 def test_the_gateways_log_is_joined_by_rules_that_are_named(joined: Joined, logs: Logs, made: Made) -> None:

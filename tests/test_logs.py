@@ -350,6 +350,9 @@ def test_what_was_not_read_is_named_with_its_place_and_why(tmp_path: Path) -> No
         "\ufeff" + json.dumps(request(1)) + '\n{"torn": \n\n[]\n{"other": 1}\n' + json.dumps(request(2)) + "\n"
     )
     (tmp_path / "notes.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "rows.csv").write_text("TimeGenerated,CorrelationId\n,\n")
+    (tmp_path / "picture.json").write_bytes(b"\x89PNG\r\n\x1a\n\0")
+    jsonl(tmp_path / "nameless.json", [request(3, category=None)])
     (tmp_path / "broken.json.gz").write_bytes(gzip.compress(jsonl(tmp_path / "x.txt").read_bytes() * 50)[:-20])
     (tmp_path / "broken.avro").write_bytes(b"Obj\x01 and no more")
     (tmp_path / "empty.json").write_text("")
@@ -358,11 +361,13 @@ def test_what_was_not_read_is_named_with_its_place_and_why(tmp_path: Path) -> No
     said = {(Path(one.file).name, one.line): one.why for one in logs.skipped}
     assert said["PT1H.json", 2] == "torn, or no JSON"
     assert said["PT1H.json", 4] == "no JSON object"
-    assert said["PT1H.json", 5] == "no log record: neither category nor correlation id"
+    assert said["PT1H.json", 5].startswith("no log record: it has no category")
     assert said["notes.csv", None].startswith("no log of Azure")
     assert said["broken.json.gz", None].startswith("the gzip is broken")
     assert said["broken.avro", None].startswith("the Avro is")
-    assert len(said) == logs.skipped_lines == 6
+    assert said["picture.json", None].startswith("no log of Azure")
+    assert said["rows.csv", 2] == said["nameless.json", 1] == said["PT1H.json", 5]
+    assert len(said) == logs.skipped_lines == 9
 
 
 def test_a_file_that_unpacks_to_a_thousand_times_its_size_is_no_log(tmp_path: Path) -> None:
