@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.logs import Logs, left_out
+from analysis.logs import Logs, lacking, left_out
 from analysis.stats import quantile
 
 _AN_HOUR_NS = 3600 * 10**9
@@ -188,7 +188,14 @@ def said(joined: Joined, logs: Logs) -> Said:
     """Of logs that were given, be there any or not."""
     coverage, why = joined.coverage, overlap(joined, logs)
     lines = _covered(coverage) if logs.files else ["No log is below the folders given."]
-    return Said([*lines, *([why] if why and logs.files else []), *left_out(logs)], facts(coverage, logs))
+    llm = lacking(logs)
+    if llm["missing"]:
+        lines.append(
+            f"The gateway's LLM log: {llm['missing']:,} pieces of {llm['incomplete']:,} of its {llm['calls']:,} calls"
+            f" did not come; {llm['without_counts']:,} of these calls are without their counts."
+        )
+    told = facts(coverage, logs) | {"llm_log": llm}
+    return Said([*lines, *([why] if why and logs.files else []), *left_out(logs)], told)
 
 
 def facts(coverage: Coverage, logs: Logs) -> dict[str, Any]:

@@ -5,7 +5,8 @@ Facts. `properties` is a JSON string in some records and an object in others. Ti
        numbers as text, and its name for what was generated is `generatedTokens`. `correlationId` is the reply's
        `apim-request-id` in Azure OpenAI's categories, and the gateway's own id in API Management's; the two are
        different. Of GatewayLlmLog's rows the one with a deployment's name is the call's, the others carry further
-       pieces of its messages. `time` is later than the request. A record can come twice, late, or never.
+       pieces of its messages, numbered on from it, in any order; their counts are empty or 0. Diagnostic settings
+       call it GatewayLlmLogs. `time` is later than the request. A record can come twice, late, or never.
 Here.  `table` has one row a service and correlation id, with what its records say; NA where they say nothing. A value
        of another type than it should have is absent, as one that was never sent. What was not read is in `skipped`.
 
@@ -87,7 +88,16 @@ _ENDED = (
     f"CASE WHEN category = '{GATEWAY}' THEN from_iso(time) + CAST(round(number(durationMs) * 1e6) AS BIGINT)"
     " ELSE from_ticks(p.responseTime) END"
 )
+# Of GatewayLlmLog's rows that are pieces of messages: what they say of a call is a column's default.
+_HEADS = "nullif(p.deploymentName, '') IS NOT NULL"
+_API = "coalesce(p.apiName, nullif(p.apiVersion, ''))"
+_STREAM = f"coalesce(p.streamType, CASE WHEN {_HEADS} THEN p.isStreamCompletion END)"
 _DEPLOYMENT = "coalesce(nullif(p.modelDeploymentName, ''), nullif(p.deploymentName, ''))"
+
+
+def _counted(name: str) -> str:
+    return f"CASE WHEN {_HEADS} THEN whole(p.{name}) END"
+
 
 COLUMNS = {
     "account": Column("str", "nullif(regexp_extract(resourceId, '([^/]+)/?$', 1), '')", _ANY, "the resource's name"),
@@ -103,10 +113,12 @@ COLUMNS = {
     "deployment": Column("str", _DEPLOYMENT, (*_AOAI, GATEWAY_LLM), "the deployment's name"),
     "model": Column("str", "nullif(p.modelName, '')", (*_AOAI, GATEWAY_LLM), "the model's name"),
     "model_version": Column("str", "nullif(p.modelVersion, '')", _AOAI, "and its version"),
-    "api": Column("str", "coalesce(p.apiName, p.apiVersion)", (REQUEST_RESPONSE, GATEWAY_LLM), "the API's version"),
+    "api": Column(
+        "str", "coalesce(p.apiName, nullif(p.apiVersion, ''))", (REQUEST_RESPONSE, GATEWAY_LLM), "the API's version"
+    ),
     "stream": Column(
         "boolean",
-        "CASE lower(coalesce(p.streamType, p.isStreamCompletion)) WHEN 'streaming' THEN true WHEN 'true' THEN true"
+        f"CASE lower({_STREAM}) WHEN 'streaming' THEN true WHEN 'true' THEN true"
         " WHEN 'non-streaming' THEN false WHEN 'false' THEN false END",
         (REQUEST_RESPONSE, GATEWAY_LLM),
         "whether it streamed",
@@ -145,11 +157,11 @@ COLUMNS = {
     ),
     "subscription": Column("str", "p.apimSubscriptionId", (GATEWAY,), "API Management's subscription"),
     "response_id": Column("str", "nullif(p.requestId, '')", (GATEWAY_LLM,), "the model's id of the reply"),
-    "llm_prompt_tokens": Column("Int64", "whole(p.promptTokens)", (GATEWAY_LLM,), "as the gateway's LLM log counts"),
+    "llm_prompt_tokens": Column("Int64", _counted("promptTokens"), (GATEWAY_LLM,), "as the gateway's LLM log counts"),
     "llm_completion_tokens": Column(
-        "Int64", "whole(p.completionTokens)", (GATEWAY_LLM,), "as the gateway's LLM log counts"
+        "Int64", _counted("completionTokens"), (GATEWAY_LLM,), "as the gateway's LLM log counts"
     ),
-    "llm_total_tokens": Column("Int64", "whole(p.totalTokens)", (GATEWAY_LLM,), "as the gateway's LLM log counts"),
+    "llm_total_tokens": Column("Int64", _counted("totalTokens"), (GATEWAY_LLM,), "as the gateway's LLM log counts"),
 }
 # Of a row whatever columns are asked for.
 ALWAYS = {
@@ -160,9 +172,14 @@ ALWAYS = {
     "copies": "records beyond the first of each category",
     "differing": "whether copies contradict each other; the smaller value of each is kept",
     "pieces": "rows of GatewayLlmLog for it, 0 where there are none",
+    "missing_pieces": "rows of GatewayLlmLog before its last one that did not come; later ones cannot be known of",
 }
 
 
+# Of copies of one record.
+_COMPARED = (
+    "status", "duration_ms", "prompt_tokens", "generated_tokens", "llm_prompt_tokens", "llm_completion_tokens",
+)  # fmt: skip
 _ACCOUNT = COLUMNS["account"].sql
 # Of each record, whatever columns are asked for.
 _OF_A_RECORD = {
@@ -170,7 +187,7 @@ _OF_A_RECORD = {
     "id": "nullif(correlationId, '')",
     "service": f"CASE WHEN category IN ('{GATEWAY}', '{GATEWAY_LLM}') THEN '{APIM}' ELSE '{AZURE_OPENAI}' END",
     "sequence": f"CASE WHEN category = '{GATEWAY_LLM}' THEN whole(p.sequenceNumber) END",
-    "heads": "nullif(p.deploymentName, '') IS NOT NULL",
+    "heads": _HEADS,
     # Of what is no record, the file; DuckDB keeps a name for every row.
     "torn_file": "CASE WHEN category IS NULL THEN filename END",
     "audited_operation": f"CASE WHEN category = '{AUDIT}' THEN operationName END",
@@ -220,6 +237,18 @@ def left_out(logs: Logs) -> list[str]:
     if logs.skipped_lines > _SKIPPED_SHOWN:
         lines.append(f"{logs.skipped_lines:,} lines of the logs were skipped in all.")
     return lines
+
+
+def lacking(logs: Logs) -> dict[str, int]:
+    """Of the gateway's LLM log: `calls` in it, those `without_counts` (their own row did not come), and `incomplete`
+    ones with so many `missing` pieces."""
+    told = logs.gateway[logs.gateway["pieces"] > 0]
+    return {
+        "calls": len(told),
+        "without_counts": int((~told["has_usage"]).sum()),
+        "incomplete": int((told["missing_pieces"] > 0).sum()),
+        "missing": int(told["missing_pieces"].sum()),
+    }
 
 
 def read_logs(sources: Iterable[Path], columns: Sequence[str] = tuple(COLUMNS)) -> Logs:
@@ -338,7 +367,8 @@ def _make_lines(database: duckdb.DuckDBPyConnection, files: list[Path], columns:
     schema = ", ".join(f'"{name}":"VARCHAR"' for name in sorted(used))
     database.execute(
         f"""CREATE TABLE lines AS SELECT {selected} FROM (
-            SELECT * EXCLUDE (properties), properties AS whole_properties,
+            SELECT * EXCLUDE (category, properties),
+                CASE category WHEN '{GATEWAY_LLM}s' THEN '{GATEWAY_LLM}' ELSE category END AS category,
                 TRY(from_json(properties, '{{{schema}}}')) AS p
             FROM {_source(database, files)})"""
     )
@@ -363,18 +393,21 @@ def _make_table(database: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> 
     """One row a service and correlation id. A piece of an LLM log's messages is no copy of another."""
     kept = [name for name in COLUMNS if name in set(columns)]
     values = "".join(f", min({name}) AS {name}" for name in kept)
-    compared = [name for name in ("status", "duration_ms", "prompt_tokens", "generated_tokens") if name in kept]
+    compared = [name for name in _COMPARED if name in kept]
     differing = " OR ".join(f"coalesce(min({name}) <> max({name}), false)" for name in compared) or "false"
     copies = " + ".join(
         f"greatest(count(*) FILTER (category = '{one}') - 1, 0)" for one in (REQUEST_RESPONSE, REQUEST_USAGE, GATEWAY)
     )
     pieces = f"count(DISTINCT coalesce(sequence, 0)) FILTER (category = '{GATEWAY_LLM}')"
+    # They are numbered from 0, or from 1; without the call's own row from whatever that had.
+    first = f"CASE WHEN bool_or(heads) FILTER (category = '{GATEWAY_LLM}') THEN least(min(sequence), 1) ELSE 0 END"
     database.execute(
         f"""CREATE TABLE logs AS SELECT service, id AS correlation_id{values},
             bool_or(category IN ('{REQUEST_RESPONSE}', '{GATEWAY}')) AS has_request,
             bool_or(category = '{REQUEST_USAGE}' OR (category = '{GATEWAY_LLM}' AND heads)) AS has_usage,
             {copies} + count(*) FILTER (category = '{GATEWAY_LLM}') - {pieces} AS copies,
-            {differing} AS differing, {pieces} AS pieces
+            {differing} AS differing, {pieces} AS pieces,
+            coalesce(greatest(max(sequence) + 1 - {first} - {pieces}, 0), 0) AS missing_pieces
         FROM lines WHERE id IS NOT NULL AND category IN ('{"', '".join(_ANY)}') GROUP BY service, id"""
     )
 

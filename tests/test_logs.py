@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.log_shapes import from_row, iso_time
-from analysis.logs import COLUMNS, Logs, LogsError, read_logs
+from analysis.logs import COLUMNS, Logs, LogsError, lacking, read_logs
 
 TICKS = 638515262815394150
 ACCOUNT = "/SUBSCRIPTIONS/S/RESOURCEGROUPS/G/PROVIDERS/MICROSOFT.COGNITIVESERVICES/ACCOUNTS/CONTOSO"
@@ -154,6 +154,39 @@ def test_a_gateways_call_has_its_back_end_and_what_its_llm_log_counted(tmp_path:
     assert (one["response_id"], one["llm_prompt_tokens"], one["llm_total_tokens"]) == ("chatcmpl-1", 120, 154)
     # Azure OpenAI's own count is another thing, under another name.
     assert (one["prompt_tokens"], one["stream"], one["pieces"], one["copies"]) == (None, True, 2, 0)
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (3, 1, 0, 2), (2, 2, 0, 3, 1, 0)])
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_calls_counts_are_those_of_its_own_row_wherever_that_stands(
+    tmp_path: Path, order: tuple[int, ...], first: int
+) -> None:
+    # What a table has in the rows of messages is the default of each column.
+    defaults = {"deploymentName": "", "promptTokens": 0, "totalTokens": 0, "isStreamCompletion": False}
+    head = llm(1, first, **HEADED, apiVersion="2024-10-21")
+    rows = [head, *(llm(1, first + n, apiVersion="", **defaults) for n in (1, 2, 3))]
+    logs = read_logs([jsonl(tmp_path / "logs.json", [rows[n] for n in order])])
+    one = row(logs, "gate-1")
+    assert (one["llm_prompt_tokens"], one["llm_completion_tokens"], one["llm_total_tokens"]) == (120, 34, 154)
+    assert (one["stream"], one["api"], one["deployment"], one["has_usage"]) == (True, "2024-10-21", "chat", True)
+    assert (one["pieces"], one["missing_pieces"], one["copies"], one["differing"]) == (4, 0, len(order) - 4, False)
+
+
+@pytest.mark.parametrize(("came", "missing", "counts"), [((0, 2, 3), 1, 120), ((0, 3), 2, 120), ((1, 3), 2, None)])
+def test_pieces_that_did_not_come_are_counted_and_with_the_calls_own_row_its_counts(
+    tmp_path: Path, came: tuple[int, ...], missing: int, counts: int | None
+) -> None:
+    pieces = [llm(1, n, **(HEADED if n == 0 else {"deploymentName": ""}), requestMessages="?") for n in came]
+    logs = read_logs([jsonl(tmp_path / "logs.json", [*pieces, llm(2, 0, **HEADED)])])
+    one = row(logs, "gate-1")
+    assert (one["missing_pieces"], one["llm_prompt_tokens"], one["has_usage"]) == (missing, counts, counts is not None)
+    assert lacking(logs) == {"calls": 2, "without_counts": int(counts is None), "incomplete": 1, "missing": missing}
+
+
+def test_two_rows_of_a_call_that_count_differently_are_marked(tmp_path: Path) -> None:
+    rows = [llm(1, 0, **HEADED), llm(1, 0, **{**HEADED, "completionTokens": 35})]
+    one = row(read_logs([jsonl(tmp_path / "logs.json", rows)]), "gate-1")
+    assert (one["copies"], one["differing"], one["llm_completion_tokens"]) == (1, True, 34)
 
 
 def as_document(path: Path) -> None:

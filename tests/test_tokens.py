@@ -79,6 +79,26 @@ def test_the_gateways_log_is_found_by_the_replys_own_id(tmp_path: Path) -> None:
     assert (pair["n"], pair["mean"]) == (1, -4.0)
 
 
+def test_pieces_of_the_gateways_log_that_did_not_come_are_said(tmp_path: Path) -> None:
+    def piece(call_id: str, number: int, **said: Any) -> dict[str, Any]:
+        return {
+            "category": "GatewayLlmLogs",
+            "correlationId": call_id,
+            "properties": {"sequenceNumber": number, "deploymentName": "", "promptTokens": 0, **said},
+        }
+
+    head = {"requestId": "chatcmpl-1", "deploymentName": "chat", "promptTokens": 40, "completionTokens": 9}
+    logged = [piece("one", 2), piece("one", 0, **head), piece("two", 1, requestMessages="?")]
+    found = analysed(tmp_path, [call(0.0, response_id="chatcmpl-1"), call(1.0, response_id="chatcmpl-2")], *logged)
+    (pair,) = rows(found.compared, of="input in usage", against="gateway's LLM log")
+    assert (pair["n"], pair["same"]) == (1, 1)
+    assert found.logs is not None
+    assert (
+        "The gateway's LLM log: 2 pieces of 2 of its 2 calls did not come; 1 of these calls are without their counts."
+        in found.logs.lines
+    )
+
+
 def test_shares_are_of_calls_that_say_both_and_are_not_invented(tmp_path: Path) -> None:
     calls = [call(0.0, input_tokens=100, cached_tokens=60), call(1.0, input_tokens=100, cached_tokens=0), call(2.0)]
     (model,) = analysed(tmp_path, calls).shares.to_dict("records")
