@@ -151,13 +151,17 @@ def regions(runs: tuple[Path, ...], logs: tuple[str, ...], output: "Output") -> 
 
 
 @analysis.command()
-@click.argument("source", required=False, type=click.Path(path_type=Path))
+@click.argument("sources", metavar="[SOURCE]...", nargs=-1)
 @click.option("--model", help="what is bought; of a run or a log, by default the model that answered")
 @click.option("--offer", type=click.Choice(["global", "datazone", "regional"]), default="global", show_default=True)
-@click.option("--rpm", type=click.FloatRange(0, min_open=True), help="requests a minute, where there is no SOURCE")
-@click.option("--input-tokens", type=click.FloatRange(0), help="of one request, where there is no SOURCE")
-@click.option("--output-tokens", type=click.FloatRange(0), help="of one request, where there is no SOURCE")
-@click.option("--cached-share", type=click.FloatRange(0, 1), default=0.0, show_default=True, help="of the input")
+@click.option("--rpm", type=click.FloatRange(0, min_open=True), help="requests a minute; SOURCE is brought to it")
+@click.option("--input-tokens", type=click.FloatRange(0), help="of one request; SOURCE's mean is brought to it")
+@click.option("--output-tokens", type=click.FloatRange(0), help="of one request; SOURCE's mean is brought to it")
+@click.option("--cached-share", type=click.FloatRange(0, 1), help="of the input, where SOURCE does not say")
+@click.option("--since", metavar="TIME", help="of logs: from then on (2026-09-01T08:00, UTC)")
+@click.option(
+    "--until", metavar="TIME", help="of logs: until then; of a container or workspace by default the last day"
+)
 @click.option("--deployment", help="whose calls, where the run or the log has several")
 @click.option("--throttled", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="share allowed")
 @click.option("--growth", type=click.FloatRange(0.01, 1000), default=1.0, show_default=True, help="times the load")
@@ -169,8 +173,9 @@ def regions(runs: tuple[Path, ...], logs: tuple[str, ...], output: "Output") -> 
 @click.option("--models", type=click.Path(path_type=Path), help="file with what units of other models are worth")
 @click.option("--prices", type=click.Path(path_type=Path), help="file with your prices")
 @click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", show_default=True)
-def ptu(source: Path | None, output: "Output", **given: Any) -> None:
-    """How many provisioned units SOURCE needs: a run, a folder or file of diagnostic logs, or a trace (.csv).
+def ptu(sources: tuple[str, ...], output: "Output", **given: Any) -> None:
+    """How many provisioned units SOURCE needs: a run; diagnostic or gateway logs (folders, files, containers' URLs or
+    workspace:ID; several); a trace (.csv); or a mix (.toml) at --rpm.
 
     Every call of it goes through the units' bucket, so that bursts count. Without SOURCE, by arithmetic for an even
     load of --rpm requests a minute with --input-tokens and --output-tokens each.
@@ -178,7 +183,9 @@ def ptu(source: Path | None, output: "Output", **given: Any) -> None:
     \b
     analysis ptu --model gpt-5.1 --rpm 200 --input-tokens 2000 --output-tokens 400 --cached-share 0.5
     analysis ptu results/RUN --growth 3 --throttled 0.005
+    analysis ptu workspace:ID --since 2026-09-01 --deployment chat
     analysis ptu trace.csv --model gpt-4.1 --retries 2
+    analysis ptu locustfiles/traffic.toml --model gpt-4.1 --rpm 600
     """
     from analysis.logs import LogsError
     from analysis.output import render
@@ -188,7 +195,7 @@ def ptu(source: Path | None, output: "Output", **given: Any) -> None:
 
     try:
         asked = Given(**given)
-        result = average(asked) if source is None else replayed(source, asked)
+        result = replayed(sources, asked) if sources else average(asked)
     except (SettingsError, RunError, LogsError) as error:
         _fail(str(error), EXIT_SETTINGS)
     click.echo(render(result, output))

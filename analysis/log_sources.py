@@ -1,22 +1,22 @@
-"""Where the logs of a run are: folders and files, blobs of a storage account, a workspace; as files that can be read.
+"""Where logs are: folders and files, blobs of a storage account, a workspace; as files that can be read.
 
-What `--logs` takes:
+What `--logs` takes, and `analysis ptu` for its source:
 
     a folder            of files in any shape that `analysis.logs` reads, or
     a file              .json, .jsonl, .csv, .avro, and .gz of them
-    https://ACCOUNT.blob.core.windows.net/CONTAINER      blobs of the run's time
-    workspace:ID        a Log Analytics workspace, by the run's time
+    https://ACCOUNT.blob.core.windows.net/CONTAINER      blobs of the run's time, or of that asked for
+    workspace:ID        a Log Analytics workspace, by the same time
 
 Facts.   A blob of a storage account's logs has its hour in its name (y=/m=/d=/h=); a record belongs to the hour of its
          request. Other blobs, such as captures, have the time of their last change.
-Decided. What comes from Azure is in a temporary folder for as long as it is read. Logs of no hour of the run are not
-         fetched, and where nothing is left that is an error: an empty result would look like a run without logs.
+Decided. What comes from Azure is in a temporary folder for as long as it is read. Logs of no hour that is asked for are
+         not fetched, and where nothing is left that is an error: an empty result would look like a run without logs.
 """
 
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path, PurePosixPath
@@ -46,18 +46,33 @@ def log_files(sources: Sequence[str], run: Path) -> Iterator[list[Path]]:
         yield [folder for name in read_about(run).logs if (folder := run / name).is_dir()]
         return
     with TemporaryDirectory(prefix="headroom-logs-") as fetched:
-        yield [_here(source, run, Path(fetched, str(number))) for number, source in enumerate(sources)]
+        yield _all_here(sources, lambda: time_of(run), Path(fetched))
 
 
-def _here(source: str, run: Path, into: Path) -> Path:
-    remote = _fetch_blobs if is_url(source) else _fetch_rows if source.startswith(WORKSPACE) else None
-    if remote is None:
+@contextmanager
+def log_files_of(sources: Sequence[str], time: Span) -> Iterator[list[Path]]:
+    """The same without a run: of what is in Azure, what it has of that time. Raises `LogsError`."""
+    with TemporaryDirectory(prefix="headroom-logs-") as fetched:
+        yield _all_here(sources, lambda: time, Path(fetched))
+
+
+def is_remote(source: str) -> bool:
+    return is_url(source) or source.startswith(WORKSPACE)
+
+
+def _all_here(sources: Sequence[str], time: Callable[[], Span | None], into: Path) -> list[Path]:
+    return [_here(source, time, into / str(number)) for number, source in enumerate(sources)]
+
+
+def _here(source: str, time: Callable[[], Span | None], into: Path) -> Path:
+    if not is_remote(source):
         if not Path(source).exists():
-            raise LogsError(f"--logs {printable(source)}: no such folder or file; or a container's URL, {WORKSPACE}ID")
+            raise LogsError(f"logs {printable(source)}: no such folder or file; or a container's URL, {WORKSPACE}ID")
         return Path(source)
-    when = time_of(run)
+    when = time()
     if when is None:
-        raise LogsError(f"--logs {shown_url(source)}: the run has no calls, and so no time to look for logs of")
+        raise LogsError(f"logs {shown_url(source)}: the run has no calls, and so no time to look for logs of")
+    remote = _fetch_blobs if is_url(source) else _fetch_rows
     into.mkdir()
     try:
         remote(source, into, when)
@@ -73,7 +88,7 @@ def _fetch_blobs(url: str, into: Path, span: Span) -> None:
             raise LogsError(f"{shown_url(url)}: there are no logs in it (*{', *'.join(SUFFIXES)})")
         wanted = [blob for blob in found if _may_have(blob, span)]
         if not wanted:
-            raise LogsError(f"{shown_url(url)}: none of its {len(found):,} logs is of the run's time, {span}")
+            raise LogsError(f"{shown_url(url)}: none of its {len(found):,} logs is of the time {span}")
         size = sum(blob.size for blob in wanted) / 1e6
         print(f"analysis: fetching {len(wanted):,} of {len(found):,} logs, {size:,.1f} MB", file=sys.stderr)
         for blob in wanted:
@@ -103,13 +118,13 @@ def _below(folder: Path, name: str) -> Path:
 def _fetch_rows(source: str, into: Path, span: Span) -> None:
     workspace = source.removeprefix(WORKSPACE)
     if not is_id(workspace):
-        raise LogsError(f"--logs {printable(source)}: a workspace is {WORKSPACE} and its id, a GUID")
+        raise LogsError(f"logs {printable(source)}: a workspace is {WORKSPACE} and its id, a GUID")
     number = 0
     with asking(workspace, os.environ.get(ENDPOINT) or None) as ask:
         for number, rows in enumerate(_with_rows(logs_between(ask, *span)), 1):
             (into / f"{number}.json").write_bytes(as_json(rows))
     if not number:
-        raise LogsError(f"the workspace {workspace} has no logs of the run's time, {span}; they come minutes late")
+        raise LogsError(f"the workspace {workspace} has no logs of the time {span}; they come minutes late")
 
 
 def _with_rows(answers: Iterable[list[dict[str, Any]]]) -> Iterator[list[dict[str, Any]]]:

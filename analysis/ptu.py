@@ -28,6 +28,8 @@ _DRAWS = 2_000
 _FEWEST_BLOCKS, _MOST_BLOCKS, _REMEMBERED = 8, 100, 2
 _MOST_COUNTS = 25
 _TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
+# Of a load that is drawn: an hour of it, or the part of an hour that has so many calls.
+_DRAWN_SECONDS, _MOST_DRAWN = 3600.0, 500_000
 # A single count's replay is a sixth of a second for a million calls; beyond so many fewer counts are looked at.
 _MANY_CALLS = 2_000_000
 
@@ -176,12 +178,15 @@ def _needed(case: _Case) -> int:
 
 
 def _around(model: Model, ptu: int, calls: int) -> list[int]:
-    """Counts from about half to about twice the answer, and the answer."""
+    """Counts from about half to about twice the answer; where they are many, all near the answer and few far from it,
+    or its interval would be as coarse as they are."""
     counts = list(model.counts(ptu / 2, max(2 * ptu, ptu + 4 * model.step)))
     most = _MOST_COUNTS if calls <= _MANY_CALLS else 7
-    stride = max(1, len(counts) // most)
-    offset = counts.index(ptu) % stride if ptu in counts else 0
-    return counts[offset::stride]
+    if len(counts) <= most:
+        return counts
+    answer = counts.index(ptu)
+    away = {0, *np.geomspace(1, len(counts), most // 2).round().astype(int).tolist()}
+    return [count for number, count in enumerate(counts) if abs(number - answer) in away]
 
 
 def _count_row(case: _Case, count: int, found: Replayed, shares: tuple[float | None, float | None]) -> dict[str, Any]:
@@ -313,13 +318,17 @@ def money(average: Average, ptu: int, model: Model, price: Price, ptu_price: Pro
     )
 
 
-def poisson(average: Average, seconds: float = 3600.0) -> pd.DataFrame:
-    """An hour of calls of one size at random times: what the average alone does not show."""
-    rng = np.random.default_rng(0)
-    n = max(1, round(average.rpm * seconds / 60))
+def random_times(rpm: float, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Seconds at which calls come that know nothing of each other, at so many a minute."""
+    seconds = min(_DRAWN_SECONDS, _MOST_DRAWN * 60 / rpm)
+    return np.sort(rng.uniform(0, seconds, max(1, round(rpm * seconds / 60))))
+
+
+def _one_size(average: Average) -> pd.DataFrame:
+    """Calls at random times: what the average alone does not show."""
     return pd.DataFrame(
         {
-            "at": np.sort(rng.uniform(0, seconds, n)),
+            "at": random_times(average.rpm, np.random.default_rng(0)),
             "input_tokens": average.input_tokens,
             "cached_tokens": average.cached_share * average.input_tokens,
             "output_tokens": average.output_tokens,
@@ -330,7 +339,7 @@ def poisson(average: Average, seconds: float = 3600.0) -> pd.DataFrame:
 
 
 def average_result(average: Average, model: Model, costs: Money | None, asked: Asked) -> Result:
-    burst = replay(charges(poisson(average), model), model, average.ptu, bucket_seconds=asked.bucket_seconds)
+    burst = replay(charges(_one_size(average), model), model, average.ptu, bucket_seconds=asked.bucket_seconds)
     lines = [
         f"{average.ptu:,} PTU of {model.name}, {model.offer}: {average.normalised_tpm:,.0f} tokens a minute as units"
         f" count them, {model.input_tpm:,.0f} for each, is {average.units:,.1f}; sold from {model.minimum} in steps of"

@@ -254,7 +254,7 @@ def header_shares(folder: Path, calls: int = 20_000) -> pd.DataFrame:
 
 
 class Span(NamedTuple):
-    """The time of a run's calls, Unix nanoseconds of the client's clock."""
+    """Of a run's calls by the client's clock, or of logs by the service's; Unix nanoseconds."""
 
     first_ns: int
     last_ns: int
@@ -268,7 +268,8 @@ class Span(NamedTuple):
         return datetime.fromtimestamp(self.last_ns / 1e9, UTC)
 
     def __str__(self) -> str:
-        return f"{self.first:%Y-%m-%d %H:%M} to {self.last:%H:%M} UTC"
+        end = "%H:%M" if self.first.date() == self.last.date() else "%Y-%m-%d %H:%M"
+        return f"{self.first:%Y-%m-%d %H:%M} to {self.last:{end}} UTC"
 
 
 def time_of(folder: Path) -> Span | None:

@@ -1,5 +1,12 @@
-"""`analysis ptu`: from what was given to a load, a model, and the result of sizing the one for the other."""
+"""`analysis ptu`: from what was given to a load, a model, and the result of sizing the one for the other.
 
+Forecast.  `--rpm`, `--input-tokens` and `--output-tokens` are what the load is brought to on average: as many times the
+           calls, with their bursts, and as many times the tokens of each.
+Azure.     Logs of a container or a workspace are of a day, the last one, or of `--since` and `--until`.
+"""
+
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
@@ -7,26 +14,34 @@ import msgspec
 
 from analysis import loads, ptu
 from analysis.limiter import infer
+from analysis.log_sources import is_remote, log_files_of
 from analysis.logs import read_logs
 from analysis.output import Result
 from analysis.ptu_models import Model, Offer, find_model
-from analysis.runs import Run, read_run
+from analysis.runs import Run, Span, read_run
 from analysis.signals import LIMIT_HEADERS, signals
+from probe.escaping import printable
 from probe.journal import RUN_FILE
 from probe.prices import Price, ProvisionedPrice, read_prices
+from probe.prompts import read_mix
 from probe.target import SettingsError
-from probe.traces import read_trace
+from probe.traces import is_trace, read_trace
+
+_DAY = timedelta(days=1)
+_MOST_GROWTH = 1000.0
 
 
 class Given(NamedTuple):
-    """The command's options; `throttled` and `cached_share` are 0 to 1."""
+    """The command's options; `throttled` and `cached_share` are 0 to 1, `since` and `until` ISO times."""
 
     model: str | None
     offer: Offer
     rpm: float | None
     input_tokens: float | None
     output_tokens: float | None
-    cached_share: float
+    cached_share: float | None
+    since: str | None
+    until: str | None
     deployment: str | None
     throttled: float
     growth: float
@@ -53,21 +68,26 @@ def average(given: Given) -> Result:
     }
     missing = [flag for flag, value in needed.items() if value is None]
     if missing:
-        raise SettingsError(f"without a run, log or trace, {', '.join(needed)} are needed; {missing[0]} is missing")
+        raise SettingsError(f"without a SOURCE, {', '.join(needed)} are needed; {missing[0]} is missing")
     assert given.model and given.rpm and given.input_tokens is not None and given.output_tokens is not None
     model = find_model(given.model, given.offer, given.models)
-    found = ptu.by_average(model, given.rpm * given.growth, given.input_tokens, given.output_tokens, given.cached_share)
+    rpm, cached_share = given.rpm * given.growth, given.cached_share or 0.0
+    found = ptu.by_average(model, rpm, given.input_tokens, given.output_tokens, cached_share)
     price, ptu_price = _prices(given, model)
     costs = None if price is None else ptu.money(found, found.ptu, model, price, ptu_price)
     return ptu.average_result(found, model, costs, given.asked)
 
 
-def replayed(source: Path, given: Given) -> Result:
-    """Raises `SettingsError`, `RunError`, `LogsError`."""
-    run = read_run(source, LIMIT_HEADERS) if (source / RUN_FILE).is_file() else None
-    load = _load(source, run, given)
+def replayed(sources: Sequence[str], given: Given) -> Result:
+    """Of one source, or of several that are logs. Raises `SettingsError`, `RunError`, `LogsError`."""
+    first = sources[0]
+    run = read_run(Path(first), LIMIT_HEADERS) if (Path(first) / RUN_FILE).is_file() else None
+    load = _load(sources, run, given)
     if load.calls.empty:
-        raise SettingsError(f"{source}: there is no call in it to size for")
+        raise SettingsError(f"{printable(first)}: there is no call in it to size for")
+    load = _as_forecast(_with_cached(load, given), given)
+    if not _is_mix(first):
+        load = _at_rate(load, given.rpm)
     model = find_model(_model_name(load.models, given), given.offer, given.models)
     measured_by = run if given.calibrate is None else read_run(given.calibrate, LIMIT_HEADERS)
     capacity = None if measured_by is None else _capacity(measured_by, model, given)
@@ -87,14 +107,109 @@ def replayed(source: Path, given: Given) -> Result:
     return ptu.sizing_result(found, model, given.asked, costs, notes)
 
 
-def _load(source: Path, run: Run | None, given: Given) -> loads.Load:
+def _load(sources: Sequence[str], run: Run | None, given: Given) -> loads.Load:
+    path, time = Path(sources[0]), _time(given)
+    for source in sources:
+        if not is_remote(source) and not Path(source).exists():
+            raise SettingsError(
+                f"{printable(source)}: no such run, log, trace or mix; or a container's URL, or workspace:ID"
+            )
+    if run is None and not is_trace(path) and not _is_mix(sources[0]):
+        return _of_logs(sources, time, given)
+    if len(sources) > 1 or time is not None:
+        raise SettingsError(f"{printable(sources[0])} is no log: several sources, --since and --until are of logs")
     if run is not None:
         return loads.of_run(run.calls, given.deployment)
-    if source.suffix.lower() == ".csv" and source.is_file():
-        return loads.of_trace(read_trace(source))
-    if not source.exists():
-        raise SettingsError(f"{source}: no such run, log or trace")
-    return loads.of_logs(read_logs([source]), given.deployment)
+    return loads.of_trace(read_trace(path)) if is_trace(path) else _of_mix(path, given)
+
+
+def _of_logs(sources: Sequence[str], time: Span | None, given: Given) -> loads.Load:
+    """Of what is in Azure the last day, where no time was asked for."""
+    now = datetime.now(UTC)
+    last_day = Span(_ns(now - _DAY), _ns(now))
+    with log_files_of(sources, time or last_day) as files:
+        logs = read_logs(files, loads.LOG_COLUMNS)
+    return loads.of_logs(logs, given.deployment, last_day if time is None and any(map(is_remote, sources)) else time)
+
+
+def _is_mix(source: str) -> bool:
+    return Path(source).suffix.lower() == ".toml"
+
+
+def _of_mix(path: Path, given: Given) -> loads.Load:
+    if given.rpm is None:
+        raise SettingsError(f"{path}: a mix does not say how many calls there are: --rpm N does, a minute")
+    try:
+        return loads.of_mix(read_mix(path), given.rpm)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+
+
+def _time(given: Given) -> Span | None:
+    """What was asked for; with one end only, a day of it."""
+    since, until = _moment("--since", given.since), _moment("--until", given.until)
+    if since is None and until is None:
+        return None
+    first = since or (until or datetime.now(UTC)) - _DAY
+    last = until or first + _DAY
+    if first >= last:
+        raise SettingsError(f"--since {given.since} is not before --until {given.until}")
+    return Span(_ns(first), _ns(last))
+
+
+def _moment(flag: str, text: str | None) -> datetime | None:
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise SettingsError(
+            f"{flag} {printable(text)}: give a time as 2026-09-01T08:00, in UTC or with its zone"
+        ) from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def _ns(time: datetime) -> int:
+    return round(time.timestamp() * 1e9)
+
+
+def _with_cached(load: loads.Load, given: Given) -> loads.Load:
+    if load.calls["cached_tokens"].notna().any():
+        if given.cached_share is not None:
+            raise SettingsError("--cached-share: how much of this load's input was cached is known")
+        return load
+    if given.cached_share is None:
+        note = "Nothing says how many tokens were cached, and none are taken to be: --cached-share S says how many."
+        return load._replace(notes=[*load.notes, note])
+    calls = load.calls.assign(cached_tokens=given.cached_share * load.calls["input_tokens"])
+    return load._replace(
+        calls=calls, notes=[*load.notes, f"{given.cached_share:.0%} of the input is taken to be cached, as asked for."]
+    )
+
+
+def _as_forecast(load: loads.Load, given: Given) -> loads.Load:
+    calls, notes = load.calls, []
+    wanted = {"input_tokens": given.input_tokens, "output_tokens": given.output_tokens}
+    along = {"input_tokens": "cached_tokens", "output_tokens": "max_tokens"}
+    for name, mean in wanted.items():
+        if mean is not None:
+            said = name.replace("_", " ")
+            if not (had := float(calls[name].mean())):
+                raise SettingsError(f"the source has no {said}: they cannot be brought to {mean:g}")
+            factor = mean / had
+            calls = calls.assign(**{one: calls[one] * factor for one in (name, along[name])})
+            notes.append(f"{said.capitalize()} are {factor:.3g} times those of the source.")
+    return load._replace(calls=calls, notes=[*load.notes, *notes])
+
+
+def _at_rate(load: loads.Load, rpm: float | None) -> loads.Load:
+    if rpm is None:
+        return load
+    factor = rpm * ptu.span(load.calls) / 60 / len(load.calls)
+    if factor > _MOST_GROWTH:
+        raise SettingsError(f"--rpm {rpm:g} is {factor:,.0f} times the source's; at most {_MOST_GROWTH:,.0f}")
+    note = f"Calls are {factor:.3g} times those of the source, in the same time and with its bursts."
+    return load._replace(calls=ptu.grown(load.calls, factor), notes=[*load.notes, note])
 
 
 def _model_name(named: list[str], given: Given) -> str:

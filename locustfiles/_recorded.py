@@ -9,7 +9,6 @@ Logs.   Azure OpenAI's requests, or where there are none the gateway's, with the
         not in them. A request without usage, a refused one among them, has no size and is left out.
 """
 
-import csv
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -40,21 +39,12 @@ class Recorded(NamedTuple):
 @lru_cache(maxsize=1)
 def read_recorded(source: Path, seconds: float | None = None) -> Recorded:
     """With `seconds`, only that much from the first call on. Raises `SettingsError`."""
-    if not source.is_dir() and _is_trace(source):
+    if is_trace(source):
         return Recorded(read_trace(source, seconds))
     found = _of_run(source) if (source / RUN_FILE).is_file() else _of_logs(source)
     if not found.rows:
         raise SettingsError(f"{source}: there is no call in it to replay")
     return found._replace(rows=[row for row in found.rows if seconds is None or row.at < seconds])
-
-
-def _is_trace(path: Path) -> bool:
-    """What cannot be read is said by whoever reads it."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            return path.suffix == ".csv" and is_trace(next(csv.reader(file), []))
-    except (OSError, UnicodeDecodeError):
-        return path.suffix == ".csv"
 
 
 def _of_run(folder: Path) -> Recorded:

@@ -50,7 +50,7 @@ def read_trace(path: Path, seconds: float | None = None) -> list[Row]:
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
             rows = _parse(path, csv.DictReader(file))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise SettingsError(f"trace {path}: {getattr(error, 'strerror', None) or error}") from None
     if not rows:
         raise SettingsError(f"trace {path}: no rows in it")
@@ -59,8 +59,15 @@ def read_trace(path: Path, seconds: float | None = None) -> list[Row]:
     return relative if seconds is None else [row for row in relative if row.at < seconds]
 
 
-def is_trace(columns: Collection[str]) -> bool:
-    """Whether a table of these columns is one of the two, whole or not."""
+def is_trace(path: Path) -> bool:
+    """Whether it is a table with a column of one of the two. What cannot be read is said by whoever reads it."""
+    if path.suffix.lower() != ".csv" or path.is_dir():
+        return False
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            columns = next(csv.reader(file), [])
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return True
     return any(form.at in columns for form in _FORMS)
 
 

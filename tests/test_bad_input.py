@@ -180,7 +180,7 @@ def test_nothing_and_nothing_but_refusals_are_no_trouble(command: str, make: Any
 
 @pytest.mark.parametrize(
     ("make", "says"),
-    [(damaged, "torn, or no JSON"), (of_an_empty_folder, "the logs have no request of Azure OpenAI with its time")],
+    [(damaged, "torn, or no JSON"), (of_an_empty_folder, "no request of Azure OpenAI or a gateway with its time")],
 )
 def test_logs_that_units_are_sized_by_say_what_was_left_out(make: Any, says: str, tmp_path: Path) -> None:
     found = CliRunner().invoke(analysis, ["ptu", str(make(tmp_path).logs)])

@@ -197,6 +197,24 @@ def test_refusals_that_a_gateway_tried_again_after_are_those_of_the_log(made: Ma
     assert found["refused"] == len(named) and found["coverage"]["matched"] > 0
 
 
+def test_units_are_sized_from_the_gateways_logs_by_the_tokens_that_it_counted(made: Made) -> None:
+    began = {line["correlationId"] for line in made.lines("gatewaylogs")}
+    counted: dict[str, dict[str, Any]] = {}
+    for line in made.lines("gatewayllmlog"):
+        about = line["properties"] if isinstance(line["properties"], dict) else json.loads(line["properties"])
+        if about.get("deploymentName") and int(about.get("promptTokens") or 0):
+            counted[line["correlationId"]] = about
+    folders = [str(made.logs / f"insights-logs-{name}") for name in ("gatewaylogs", "gatewayllmlog")]
+    done = CliRunner().invoke(analysis, ["ptu", *folders, "-o", "json"])
+    assert done.exit_code == 0, done.output
+    found = json.loads(done.stdout)
+    tokens = [int(about["promptTokens"]) for number, about in counted.items() if number in began]
+    lost = len(counted) - len(tokens)
+    assert not lost or any(f"{lost:,} rows of the logs do not say when" in note for note in found["notes"])
+    assert found["calls"] == len(tokens) > 50
+    assert found["average"]["input_tokens"] == pytest.approx(sum(tokens) / len(tokens))
+
+
 def test_the_gateways_log_is_joined_by_rules_that_are_named(joined: Joined, logs: Logs, made: Made) -> None:
     found = analyse(joined, logs, header_shares(made.folder)).paths
     rules = {(row["from_to"], row["rule"]): row["rows"] for row in found.to_dict("records")}

@@ -50,26 +50,47 @@ def folder(simulated: Simulated, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return made
 
 
-def gateway(simulated: Simulated, folder: Path, *logs: str) -> tuple[int, str, str]:
+def invoked(simulated: Simulated, *arguments: str) -> tuple[int, str, str]:
     identity = {name: value for name, value in simulated.ready["identity"].items() if name != "object_id"}
     endpoint = simulated.ready["log_analytics"]["endpoint"]
     settings = {"HEADROOM_CA_BUNDLE": simulated.ready["ca"], "HEADROOM_WORKSPACE_ENDPOINT": endpoint, **identity}
-    named = [part for one in logs for part in ("--logs", one)]
-    done = CliRunner(env=settings).invoke(analysis, ["gateway", str(folder), *named])
+    done = CliRunner(env=settings).invoke(analysis, arguments)
     return done.exit_code, done.stdout, done.stderr
+
+
+def gateway(simulated: Simulated, folder: Path, *logs: str) -> tuple[int, str, str]:
+    return invoked(simulated, "gateway", str(folder), *(part for one in logs for part in ("--logs", one)))
 
 
 def where(simulated: Simulated, logs: str) -> str:
     return logs.format(**simulated.ready["storage"], workspace=simulated.ready["log_analytics"]["workspace_id"])
 
 
-def test_a_folder_containers_and_a_workspace_give_the_same_coverage(simulated: Simulated, folder: Path) -> None:
+def kinds(simulated: Simulated) -> list[list[str]]:
     account, workspace = simulated.ready["storage"]["account"], simulated.ready["log_analytics"]["workspace_id"]
     containers = [f"{account}/insights-logs-{name}" for name in ("requestresponse", "azureopenairequestusage")]
-    for logs in ([str(simulated.logs)], containers, [f"workspace:{workspace}"]):
+    return [[str(simulated.logs)], containers, [f"workspace:{workspace}"]]
+
+
+def test_a_folder_containers_and_a_workspace_give_the_same_coverage(simulated: Simulated, folder: Path) -> None:
+    for logs in kinds(simulated):
         code, shown, said = gateway(simulated, folder, *logs)
         assert (code, "Traceback" in said) == (0, False), said
         assert "3 calls matched, 0 only here" in " ".join(shown.split()), shown
+
+
+def test_units_are_sized_from_a_folder_containers_and_a_workspace_alike(simulated: Simulated, folder: Path) -> None:
+    found = []
+    for logs in kinds(simulated):
+        code, shown, said = invoked(simulated, "ptu", *logs, "-o", "json")
+        assert code == 0, said
+        found.append(json.loads(shown))
+    assert [one["calls"] for one in found] == [3, 3, 3] and found[0]["average"]["input_tokens"] == 32
+    assert found[0]["average"] == found[1]["average"] == found[2]["average"]
+    for logs in kinds(simulated)[1:]:
+        code, shown, said = invoked(simulated, "ptu", *logs, "--until", "2020-01-02")
+        assert (code, shown, len(said.splitlines())) == (2, "", 1)
+        assert "of the time 2020-01-01 00:00 to 2020-01-02 00:00 UTC" in said
 
 
 @pytest.mark.parametrize(
@@ -91,8 +112,8 @@ def test_logs_that_are_not_to_be_had_end_in_one_line(simulated: Simulated, folde
 @pytest.mark.parametrize(
     ("logs", "says"),
     [
-        ("{account}/insights-logs-requestresponse", "none of its 1 logs is of the run's time"),
-        ("workspace:{workspace}", "has no logs of the run's time"),
+        ("{account}/insights-logs-requestresponse", "none of its 1 logs is of the time"),
+        ("workspace:{workspace}", "has no logs of the time"),
     ],
 )
 def test_logs_of_another_time_are_not_fetched(

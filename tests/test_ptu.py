@@ -241,7 +241,7 @@ def test_a_measured_knee_is_held_against_the_table_and_can_be_sized_with(tmp_pat
 
 WRONG: list[tuple[list[str], str]] = [
     (["--model", "gpt-5.1", "--rpm", "1"], "--input-tokens is missing"),
-    (["nowhere"], "no such run, log or trace"),
+    (["nowhere"], "no such run, log, trace or mix"),
     (["--model", "gpt-9", "--rpm", "1", "--input-tokens", "1", "--output-tokens", "1"], "--models FILE adds others"),
 ]
 
