@@ -67,11 +67,11 @@ def _all_here(sources: Sequence[str], time: Callable[[], Span | None], into: Pat
 def _here(source: str, time: Callable[[], Span | None], into: Path) -> Path:
     if not is_remote(source):
         if not Path(source).exists():
-            raise LogsError(f"logs {printable(source)}: no such folder or file; or a container's URL, {WORKSPACE}ID")
+            raise LogsError(f"--logs {printable(source)}: no such folder or file; or a container's URL, {WORKSPACE}ID")
         return Path(source)
     when = time()
     if when is None:
-        raise LogsError(f"logs {shown_url(source)}: the run has no calls, and so no time to look for logs of")
+        raise LogsError(f"--logs {shown_url(source)}: the run has no calls, and so no time to look for logs of")
     remote = _fetch_blobs if is_url(source) else _fetch_rows
     into.mkdir()
     try:
@@ -118,7 +118,7 @@ def _below(folder: Path, name: str) -> Path:
 def _fetch_rows(source: str, into: Path, span: Span) -> None:
     workspace = source.removeprefix(WORKSPACE)
     if not is_id(workspace):
-        raise LogsError(f"logs {printable(source)}: a workspace is {WORKSPACE} and its id, a GUID")
+        raise LogsError(f"{printable(source)}: a workspace is {WORKSPACE} and its id, a GUID")
     number = 0
     with asking(workspace, os.environ.get(ENDPOINT) or None) as ask:
         for number, rows in enumerate(_with_rows(logs_between(ask, *span)), 1):
