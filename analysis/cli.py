@@ -204,20 +204,31 @@ def ptu(sources: tuple[str, ...], output: "Output", **given: Any) -> None:
 @analysis.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
 @_LOGS
+@click.option(
+    "--metric",
+    "metrics",
+    multiple=True,
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="the gateway's token metric, rows of customMetrics or AppMetrics as JSON or CSV; repeatable",
+)
 @click.option("-o", "--output", type=click.Choice(OUTPUTS), default="table", show_default=True)
-def tokens(runs: tuple[Path, ...], logs: tuple[str, ...], output: "Output") -> None:
+def tokens(runs: tuple[Path, ...], logs: tuple[str, ...], metrics: tuple[Path, ...], output: "Output") -> None:
     """How far estimates of each RUN's tokens (by default the newest) are off, and what that does to a chargeback.
 
-    Held against each other: the estimate, the replies' usage, and with logs RequestUsage and the gateway's LLM log.
+    Held against each other: the estimate, the replies' usage, with logs RequestUsage and the gateway's LLM log, and
+    with --metric what the gateway's policy (llm-emit-token-metric) counted.
     """
     from analysis.log_sources import log_files
     from analysis.logs import read_logs
+    from analysis.token_metric import read_metric
     from analysis.tokens import CALL_COLUMNS, LOG_COLUMNS, analyse, as_result
 
     def result(run: "Run") -> "Result":
         with log_files(logs, run.folder) as files:
             found = read_logs(files, LOG_COLUMNS) if files else None
-        return as_result(analyse(run.calls, found, run.seconds, _others(run)))
+        metric = read_metric(metrics) if metrics else None
+        return as_result(analyse(run.calls, found, run.seconds, _others(run), metric=metric))
 
     _each(runs, output, result, (), CALL_COLUMNS)
 

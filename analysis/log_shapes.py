@@ -175,7 +175,7 @@ def _unpacked(found: Any, file: str, line: int | None) -> Iterator[Record | Skip
         yield from _unpacked(found["records"], file, line)
     elif isinstance(found.get("tables"), list):
         for table in found["tables"]:
-            yield from (_of_row(row, file, line) for row in _rows(table))
+            yield from (_of_row(row, file, line) for row in table_rows(table))
     else:
         yield _of_row(found, file, line)
 
@@ -185,7 +185,7 @@ def _of_row(row: Mapping[str, Any], file: str, line: int | None, day_first: bool
     return record if record.get("category") else Skipped(file, line, NO_RECORD)
 
 
-def _rows(table: Any) -> Iterator[Record]:
+def table_rows(table: Any) -> Iterator[Record]:
     """Of one of a query's tables; values that have no column are left."""
     columns = table.get("columns") if isinstance(table, dict) else None
     rows = table.get("rows") if isinstance(table, dict) else None
@@ -222,7 +222,7 @@ def _csv(path: Path) -> Iterator[Record | Skipped]:
 
 
 def _is_header(header: Iterable[str]) -> bool:
-    return bool({_plain_name(name) for name in header} & {"correlationid", "timegenerated", "properties"})
+    return bool({plain_name(name) for name in header} & {"correlationid", "timegenerated", "properties"})
 
 
 # A time as a browser writes it: 9/1/2026, 12:00:00.123 PM, or 1.9.2026 12:00:00,123, or with dashes.
@@ -234,7 +234,7 @@ _LOCAL = re.compile(
 def _day_first(path: Path, header: list[str], comma: str) -> bool | None:
     """Whether 1/9 is in September: from a time of the file that can be only one of the two; None where all can be
     either."""
-    column = next((number for number, name in enumerate(header) if _plain_name(name) == "timegenerated"), None)
+    column = next((number for number, name in enumerate(header) if plain_name(name) == "timegenerated"), None)
     if column is None:
         return None
     with opened(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="") as text:
@@ -335,7 +335,7 @@ _ONLY_LLM = {"deploymentname", "completiontokens", "isstreamcompletion", "sequen
 _ONLY_GATEWAY = {"backendtime", "backendurl", "responsecode", "clienttime", "apimsubscriptionid"}
 
 
-def _plain_name(name: str) -> str:
+def plain_name(name: str) -> str:
     return _TYPE_SUFFIX.sub("", _ZONE_OF_A_HEADER.sub("", name)).lower()
 
 
@@ -349,7 +349,7 @@ def from_row(row: Mapping[str, Any], day_first: bool | None = None) -> Record:
     for column, value in row.items():
         if value is None or value == "":
             continue
-        name = _plain_name(column)
+        name = plain_name(column)
         names.add(name)
         if name == "properties":
             record["properties"] = value

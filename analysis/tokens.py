@@ -1,4 +1,4 @@
-"""Token counts held against each other: our estimate, the reply's `usage`, the diagnostic log, the gateway's LLM log.
+"""Token counts held against each other: our estimate, the reply's `usage`, the diagnostic log, what the gateway counts.
 
 The estimate is made here from the prompt that the record's id names, never during a run. It is under a name of its own
 and fills in for nothing: where a call has no measured count, its estimate stands in another column.
@@ -14,6 +14,7 @@ from analysis.join import Said, join, said
 from analysis.logs import Logs
 from analysis.output import Result, Table
 from analysis.stats import mean_estimate
+from analysis.token_metric import Compared, Metric, hold_against
 from probe.counting import Count, RanksUnavailableError, input_tokens
 from probe.prices import read_prices
 from probe.prompts import rebuild
@@ -25,7 +26,7 @@ _MONTH = 30 * 86_400
 _OF_LOGS = "prompt_tokens generated_tokens object_id subscription llm_prompt_tokens llm_completion_tokens".split()
 CALL_COLUMNS = (
     "request_model", "request_stream", "prompt_id", "response_model", "response_id", "service_request_id",
-    "time_to_headers", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens",
+    "time_to_headers", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "target", "gateway",
 )  # fmt: skip
 # Of the first ones the coverage is told.
 LOG_COLUMNS = ("account", "status", "began_ns", "ended_ns", "logged_ns", "response_id", *_OF_LOGS)
@@ -55,6 +56,7 @@ class Tokens(NamedTuple):
     month_usd   the input of a month of this traffic at list price, by measured tokens, and `month_usd_error` what
                 charging by estimate would add; None where a model has no price or no estimate, or the run
                 no length
+    metric      the gateway's token metric beside usage; None where none was given
     logs        what is to be known of them; None where none were given
     """
 
@@ -67,23 +69,30 @@ class Tokens(NamedTuple):
     month_usd_error: float | None
     estimated: int
     calls: int
+    metric: Compared | None
     logs: Said | None
 
 
 def analyse(
-    calls: pd.DataFrame, logs: Logs | None, seconds: float, others: Iterable[str] = (), on: date | None = None
+    calls: pd.DataFrame,
+    logs: Logs | None,
+    seconds: float,
+    others: Iterable[str] = (),
+    on: date | None = None,
+    metric: Metric | None = None,
 ) -> Tokens:
     """`calls` as `read_run` gives them with `CALL_COLUMNS`, which took `seconds`, and logs with `LOG_COLUMNS`; `others`
-    as `join` takes them; prices of the day `on`."""
-    answered = calls[calls["group"] == "answered"]
-    joined, told = answered, None
+    as `join` takes them; prices of the day `on`; the `metric` as `read_metric` gives it."""
+    whole, told = calls, None
     if logs is not None:
-        whole = join(calls, logs, others)
-        joined, told = _with_gateway(whole.calls.loc[answered.index], logs), said(whole, logs)
-    joined = joined.reindex(columns=[*dict.fromkeys([*joined, *_OF_LOGS])])
+        found = join(calls, logs, others)
+        whole, told = _with_gateway(found.calls, logs), said(found, logs)
+    whole = whole.reindex(columns=[*dict.fromkeys([*whole, *_OF_LOGS])])
+    joined = whole[whole["group"] == "answered"]
+    through = whole[whole["gateway"] == "apim"]
     sample = joined.sample(min(len(joined), MOST), random_state=0).sort_index()
     counted = sample.join(estimates(sample))
-    counted["measured_input"] = counted["input_tokens"].astype("Int64").fillna(counted["prompt_tokens"].astype("Int64"))
+    counted = _measured(counted)
     counted["error"] = counted["estimated_tokens"] - counted["measured_input"]
     usd, usd_error = _month(counted, len(joined) / max(len(counted), 1), seconds, on)
     return Tokens(
@@ -96,8 +105,18 @@ def analyse(
         usd_error,
         len(counted),
         len(joined),
+        None if metric is None else hold_against(metric, _measured(through)),
         told,
     )
+
+
+def _measured(calls: pd.DataFrame) -> pd.DataFrame:
+    """With what the service said of each call, in its reply or else in its log."""
+    said = {
+        f"measured_{name}": calls[f"{name}_tokens"].astype("Int64").fillna(calls[logged].astype("Int64"))
+        for name, logged in (("input", "prompt_tokens"), ("output", "generated_tokens"))
+    }
+    return calls.assign(**said)
 
 
 def _with_gateway(joined: pd.DataFrame, logs: Logs) -> pd.DataFrame:
@@ -192,16 +211,21 @@ def as_result(found: Tokens) -> Result:
             "compared": Table("Counts of the same calls, tokens", found.compared, "no call was answered"),
             "errors": Table("Estimated less measured input, tokens", found.errors, "no call has both counts"),
             "callers": Table("By caller, tokens", found.callers, "no call was answered"),
+            **({"metric": Table(_METRIC, found.metric.table, "no row of the run's time")} if found.metric else {}),
             "shares": Table("Cached and reasoning shares", found.shares, "no reply named its model"),
             "unknown": Table("No estimate", found.unknown, "every call that was counted has an estimate"),
         },
     )
 
 
+_METRIC = "The gateway's token metric beside the usage of calls through it, tokens"
+
+
 def _lines(found: Tokens) -> list[str]:
     lines = [f"{found.calls:,} answered calls; {found.estimated:,} of them were counted."]
     bare_of_logs = ["No logs were given: counts of the service's own are those of the replies."]
     lines += bare_of_logs if found.logs is None else found.logs.lines
+    lines += found.metric.lines if found.metric else []
     bare = int(found.callers["without_usage"].sum()) if len(found.callers) else 0
     if bare:
         lines.append(

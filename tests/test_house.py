@@ -27,7 +27,8 @@ ROWS = (
     "probe/versus.py probe/outcome.py analysis/stats.py analysis/output.py analysis/runs.py analysis/logs.py"
     " analysis/following.py locustfiles/_verdict.py locustfiles/_board.py locustfiles/_web.py locustfiles/_burst.py",
     "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py analysis/redact.py"
-    " analysis/signals.py analysis/verify.py analysis/replay.py analysis/export.py analysis/sending.py",
+    " analysis/signals.py analysis/verify.py analysis/replay.py analysis/export.py analysis/sending.py"
+    " analysis/token_metric.py",
     "probe/client.py probe/identity.py analysis/gather.py",
     "probe/blobs.py probe/workspace.py",
     "analysis/log_sources.py",
