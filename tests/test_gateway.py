@@ -3,9 +3,11 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import pytest
 from click.testing import CliRunner
 
@@ -19,7 +21,9 @@ from probe.client import Client
 from probe.journal import Journal, end_run, start_run
 from probe.prices import read_prices
 from probe.prompts import numbered
+from probe.transport import Timeouts
 from tests.simulators import AT_ONCE, simulating
+from tests.wire import serving, withholds
 
 CONFIG = f"""
 [logs]
@@ -305,3 +309,58 @@ def test_a_policy_against_streams_and_a_stripped_header_are_found(tmp_path: Path
     assert by["blocks streaming"] == (12, 12)
     assert any(name.startswith("strips headers: ") and "x-ms-region" in name for name in by)
     assert not any(name in by for name in ("buffers streams", "breaks streams"))
+
+
+# Three tokens come at once, a hundred take two seconds.
+SLOW = """
+[resources.one]
+region = "East US 2"
+[resources.one.latency]
+prompt_filter = { median = 0.0 }
+queue = { median = 0.0 }
+engine = { median = 0.0 }
+between_tokens = { median = 0.02, spread = 0.0 }
+[resources.one.deployments.chat]
+model = "gpt-4.1-mini-2025-04-14"
+tokens_per_minute = 100000000
+requests_per_minute = 1000000
+[gateways.gate]
+backends = [{ resource = "one" }]
+"""
+
+
+def test_what_the_service_completed_and_the_client_gave_up_waiting_for_is_the_ledgers_to_the_token(
+    tmp_path: Path,
+) -> None:
+    with simulating(tmp_path, SLOW) as simulated, ExitStack() as stack:
+        run = start_run(tmp_path / "results", "mixed", {"arrivals": "closed", "logs": [str(simulated.logs)]})
+        journal, client = Journal(run), Client(timeouts=Timeouts(total=0.5))
+        for name, has_head in (("one", True), ("gate", False)):
+            target = simulated.target(name)
+            port = int(target.endpoint.rpartition(":")[2])
+            between = stack.enter_context(serving(withholds(port, head=has_head)))
+            for number in range(2):
+                held_up = msgspec.structs.replace(target, name=f"{name} held up", endpoint=between.url)
+                journal.append(client.observe(held_up, numbered(number, 30, 3), stream=False))
+        journal.append(client.observe(simulated.target("one"), numbered(9, 30, 100), stream=True))
+        client.close()
+        journal.close()
+        end_run(run, "completed", dict(journal.counts))
+    logs = read_logs([simulated.logs], LOG_COLUMNS)
+    found = paid_and_lost(join(read_run(Path(run.folder)).calls, logs), read_prices())
+    assert set(found.entries["outcome"]) == {"timeout_total"} and found.unexplained.empty
+    billed = {line["request_id"]: line for line in simulated.ledger() if line["resource"] == "one"}
+    tokens = {
+        row["correlation_id"]: (row["log_status"], row["prompt_tokens"], row["generated_tokens"])
+        for row in found.entries.to_dict("records")
+    }
+    # The log has the stream, which was cut in the middle, as 499; of it what had been generated is billed.
+    assert tokens == {
+        request_id: (200 if line["outcome"] == "ok" else 499, line["prompt_tokens"], line["completion_tokens"])
+        for request_id, line in billed.items()
+    }
+    assert sorted(status for status, _, _ in tokens.values()) == [200] * 4 + [499]
+    assert all(generated > 0 for _, _, generated in tokens.values())
+    # Of those through the gateway no head had come, and no id with it.
+    by = found.by_outcome.set_index(["gateway", "known_by"])["calls"].to_dict()
+    assert by == {("apim", "time, the only call open"): 2, ("direct", "apim-request-id"): 3}

@@ -227,6 +227,21 @@ def tunnels(port: int) -> Script:
     return script
 
 
+def withholds(port: int, *, head: bool) -> Script:
+    """Passes the request on to `port` and takes the whole reply, but hands on no more than its head, until the client
+    has gone."""
+
+    def script(connection: socket.socket, request: bytes) -> None:
+        with socket.create_connection(("127.0.0.1", port)) as onward:
+            onward.sendall(request.replace(b"\r\n\r\n", b"\r\nconnection: close\r\n\r\n", 1))
+            taken = b"".join(iter(lambda: onward.recv(65536), b""))
+        if head:
+            connection.sendall(taken.partition(b"\r\n\r\n")[0] + b"\r\n\r\n")
+        connection.recv(1)
+
+    return script
+
+
 def _pass(source: socket.socket, sink: socket.socket) -> None:
     with suppress(OSError):
         while data := source.recv(65536):
