@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import application, loads, ptu, regions, signals, tokens
+from analysis.costs import Money, money, rates
 from analysis.join import Coverage, join, overlap
 from analysis.logs import Logs, read_logs
 from analysis.outcomes import (
@@ -26,7 +27,6 @@ from analysis.runs import Run, read_run
 from analysis.stats import quantile
 from analysis.throttling import by_cause, limiters, promises, with_cause
 from analysis.tokens import MOST, differences, estimates
-from probe.prices import read_prices
 from probe.target import SettingsError
 
 # Beyond so many calls the busiest stretch of a run is sized for: it needs the most, and a replay of all takes long.
@@ -57,7 +57,7 @@ class Sized(NamedTuple):
     why: str | None = None
     model: Model | None = None
     sizing: ptu.Sizing | None = None
-    money: ptu.Money | None = None
+    money: Money | None = None
     notes: tuple[str, ...] = ()
 
 
@@ -154,15 +154,13 @@ def _size(calls: pd.DataFrame, deployment: str) -> Sized:
         named = f"several models answered: {', '.join(load.models)}" if load.models else "no reply named its model"
         return Sized(deployment, why=named if len(load.calls) else "no call says how many tokens it used")
     model = find_model(load.models[0], "global")
-    prices = read_prices()
-    price, ptu_price = prices.price(model.name), prices.provisioned()[0]
+    at = rates(model.name)
     part = busiest(load.calls)
     notes = list(load.notes)
     if len(part) < len(load.calls):
         notes.append(f"Sized for the busiest {len(part):,} of its {len(load.calls):,} calls, which came in a row.")
-    sizing = ptu.size(part, model, ptu.Asked(), price, ptu_price)
-    money = None if price is None else ptu.money(sizing.average, sizing.ptu, model, price, ptu_price)
-    return Sized(deployment, None, model, sizing, money, tuple(notes))
+    sizing = ptu.size(part, model, ptu.Asked(), at)
+    return Sized(deployment, None, model, sizing, money(sizing.average, sizing.ptu, model, at), tuple(notes))
 
 
 def busiest(load: pd.DataFrame, most: int = MOST_SIZED) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from datetime import date
 from functools import cache
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -66,6 +66,25 @@ class Model(msgspec.Struct, frozen=True):
         while count <= high:
             yield count
             count += self.step
+
+
+class Average(NamedTuple):
+    """`normalised_tpm` is input tokens a minute as a unit counts them; `units` what that takes, `ptu` what is sold."""
+
+    rpm: float
+    input_tokens: float
+    cached_share: float
+    output_tokens: float
+    normalised_tpm: float
+    units: float
+    ptu: int
+
+
+def by_average(model: Model, rpm: float, input_tokens: float, output_tokens: float, cached_share: float) -> Average:
+    """Tokens are of one call; `cached_share` (0 to 1) is of the input."""
+    tpm = rpm * model.charge(input_tokens, cached_share * input_tokens, output_tokens)
+    units = tpm / model.input_tpm
+    return Average(rpm, input_tokens, cached_share, output_tokens, tpm, units, model.sold(units))
 
 
 def find_model(name: str, offer: Offer, own: Path | None = None) -> Model:

@@ -13,16 +13,17 @@ from typing import NamedTuple
 import msgspec
 
 from analysis import loads, ptu
+from analysis.costs import money, rates
 from analysis.limiter import infer
 from analysis.log_sources import is_remote, log_files_of
 from analysis.logs import read_logs
 from analysis.output import Result
-from analysis.ptu_models import Model, Offer, find_model
+from analysis.ptu_models import Model, Offer, by_average, find_model
 from analysis.runs import Run, Span, read_run
 from analysis.signals import LIMIT_HEADERS, signals
+from analysis.sizing_told import average_result, sizing_result
 from probe.escaping import printable
 from probe.journal import RUN_FILE
-from probe.prices import Price, ProvisionedPrice, read_prices
 from probe.prompts import read_mix
 from probe.target import SettingsError
 from probe.traces import is_trace, read_trace
@@ -67,20 +68,32 @@ def average(given: Given) -> Result:
         "--output-tokens": given.output_tokens,
     }
     missing = [flag for flag, value in needed.items() if value is None]
+    of_calls = {
+        "--spillover": given.spillover,
+        "--retries": given.retries,
+        "--deployment": given.deployment,
+        "--since": given.since,
+        "--until": given.until,
+        "--bought": given.bought,
+        "--calibrate": given.calibrate,
+    }
+    if useless := [flag for flag, value in of_calls.items() if value]:
+        raise SettingsError(f"{useless[0]} needs a SOURCE: an even load has no calls to replay")
     if missing:
         raise SettingsError(f"without a SOURCE, {', '.join(needed)} are needed; {missing[0]} is missing")
     assert given.model and given.rpm and given.input_tokens is not None and given.output_tokens is not None
     model = find_model(given.model, given.offer, given.models)
     rpm, cached_share = given.rpm * given.growth, given.cached_share or 0.0
-    found = ptu.by_average(model, rpm, given.input_tokens, given.output_tokens, cached_share)
-    price, ptu_price = _prices(given, model)
-    costs = None if price is None else ptu.money(found, found.ptu, model, price, ptu_price)
-    return ptu.average_result(found, model, costs, given.asked)
+    found = by_average(model, rpm, given.input_tokens, given.output_tokens, cached_share)
+    at = rates(model.name, given.prices)
+    return average_result(found, model, money(found, found.ptu, model, at), at, given.asked)
 
 
 def replayed(sources: Sequence[str], given: Given) -> Result:
     """Of one source, or of several that are logs. Raises `SettingsError`, `RunError`, `LogsError`."""
     first = sources[0]
+    if given.spillover and given.offer == "regional":
+        raise SettingsError("--spillover: regional deployments do not spill over, global and datazone ones do")
     run = read_run(Path(first), LIMIT_HEADERS) if (Path(first) / RUN_FILE).is_file() else None
     load = _load(sources, run, given)
     if load.calls.empty:
@@ -95,16 +108,15 @@ def replayed(sources: Sequence[str], given: Given) -> Result:
     if given.calibrate is not None:
         if capacity is None or given.bought is None:
             raise SettingsError(f"{given.calibrate}: --calibrate needs a run of knee.py that found one, and --bought N")
-        by_the_table = ptu.size(load.calls, model, given.asked, None, _prices(given, model)[1])
+        by_the_table = ptu.size(load.calls, model, given.asked, rates(model.name, given.prices))
         calibrated.append(f"By the table it would be {by_the_table.ptu:,} PTU.")
         model = msgspec.structs.replace(
             model, input_tpm=capacity.value / given.bought, source=f"measured: {given.calibrate.name}"
         )
-    price, ptu_price = _prices(given, model)
-    found = ptu.size(load.calls, model, given.asked, price, ptu_price)
-    costs = None if price is None else ptu.money(found.average, found.ptu, model, price, ptu_price)
+    at = rates(model.name, given.prices)
+    found = ptu.size(load.calls, model, given.asked, at)
     notes = [*load.notes, *calibrated, *([] if run is None else [*_measured(run, model, given), *run.gaps])]
-    return ptu.sizing_result(found, model, given.asked, costs, notes)
+    return sizing_result(found, model, given.asked, money(found.average, found.ptu, model, at), at, notes)
 
 
 def _load(sources: Sequence[str], run: Run | None, given: Given) -> loads.Load:
@@ -219,11 +231,6 @@ def _model_name(named: list[str], given: Given) -> str:
         several = f" ({', '.join(named)})" if named else ""
         raise SettingsError(f"which model is to be bought? Several or none answered{several}: give --model")
     return named[0]
-
-
-def _prices(given: Given, model: Model) -> tuple[Price | None, ProvisionedPrice]:
-    prices = read_prices(given.prices)
-    return prices.price(model.name), prices.provisioned()[0]
 
 
 class _Range(msgspec.Struct, frozen=True):

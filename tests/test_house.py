@@ -25,11 +25,12 @@ ROWS = (
     "probe/transport.py probe/journal.py probe/simulated.py probe/advice.py probe/render.py probe/assertions.py"
     " locustfiles/_live.py locustfiles/_knee.py",
     "probe/versus.py probe/outcome.py analysis/stats.py analysis/output.py analysis/runs.py analysis/logs.py"
-    " analysis/following.py locustfiles/_verdict.py locustfiles/_board.py locustfiles/_web.py locustfiles/_burst.py",
+    " analysis/costs.py analysis/following.py locustfiles/_verdict.py locustfiles/_board.py locustfiles/_web.py"
+    " locustfiles/_burst.py",
     "probe/reading.py probe/request.py analysis/application.py analysis/limiter.py analysis/join.py analysis/redact.py"
     " analysis/signals.py analysis/verify.py analysis/replay.py analysis/export.py analysis/sending.py"
     " analysis/token_metric.py",
-    "probe/client.py probe/identity.py analysis/gather.py",
+    "probe/client.py probe/identity.py analysis/gather.py analysis/blocks.py",
     "probe/blobs.py probe/workspace.py",
     "analysis/log_sources.py",
     "analysis/words.py analysis/figures/canvas.py",
@@ -37,7 +38,7 @@ ROWS = (
     "analysis/to_otlp.py analysis/to_eventhubs.py analysis/to_blobs.py",
     "analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py analysis/ptu.py"
     " analysis/lost.py analysis/destinations.py",
-    "analysis/loads.py analysis/counted.py analysis/comparable.py",
+    "analysis/loads.py analysis/counted.py analysis/comparable.py analysis/sizing_told.py",
     "probe/asking.py probe/calling.py probe/listing.py probe/settings.py probe/offline.py probe/output.py probe/sdk.py"
     " locustfiles/_arrivals.py locustfiles/_options.py locustfiles/_recorded.py analysis/sizing.py analysis/gateway.py"
     " analysis/compare.py",

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.ptu import LOAD_COLUMNS, Asked, by_average, grown, size
-from analysis.ptu_models import Offer, find_model
+from analysis.costs import rates
+from analysis.ptu import LOAD_COLUMNS, Asked, grown, size
+from analysis.ptu_models import Offer, by_average, find_model
 from analysis.replay import Charges, Replayed, charges, replay
 from probe.prices import read_prices
 from probe.target import SettingsError
@@ -173,7 +174,7 @@ def test_the_three_ways_to_replay_agree_where_nothing_is_returned_and_nothing_tr
 
 
 def sized(calls: pd.DataFrame, **asked: Any) -> Any:
-    return size(calls, GPT_41, Asked(**asked), read_prices().price("gpt-4.1"), read_prices().provisioned()[0])
+    return size(calls, GPT_41, Asked(**asked), rates("gpt-4.1"))
 
 
 def test_the_answer_is_the_smallest_count_that_refuses_no_more_than_is_allowed() -> None:
@@ -196,14 +197,6 @@ def test_a_load_that_grows_keeps_its_bursts_and_needs_more() -> None:
     calls = load(random.Random(3), 2_000, rate=4, spread=0.8)
     assert len(grown(calls, 2.5)) == pytest.approx(5_000, rel=0.03)
     assert sized(calls, growth=2.0).ptu > 1.5 * sized(calls).ptu
-
-
-def test_what_spills_over_costs_by_the_token_and_what_is_lost_costs_nothing() -> None:
-    calls = even(1_200, 1.0, 5_000.0)
-    lost, spilled = sized(calls).counts.iloc[0], sized(calls, spillover=True).counts.iloc[0]
-    refused_tokens = float(lost["refused_share"]) * 1_200 * 5_000
-    dollars = refused_tokens * 2.0 / 1e6 * 730 * 3 * (1_200 / 1_200)
-    assert spilled["dollars_month"] - lost["dollars_month"] == pytest.approx(dollars, rel=0.01)
 
 
 def test_a_run_is_sized_with_its_refused_calls_as_estimated_and_says_so(tmp_path: Path) -> None:

@@ -21,13 +21,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.costs import rates
 from analysis.loads import of_run, of_trace
 from analysis.ptu import Asked, Sizing, size
 from analysis.ptu_models import Model, find_model
 from analysis.replay import charges, replay
 from analysis.runs import read_run
 from probe.client import Client
-from probe.prices import read_prices
 from probe.prompts import numbered
 from probe.record import ObservedCall
 from probe.traces import Row, read_trace
@@ -98,7 +98,7 @@ def recorded(seconds: float, speed: float) -> list[Row]:
 
 def sized(load: pd.DataFrame, model: Model, bucket: float) -> Sizing:
     asked = Asked(throttled=0.05, bucket_seconds=bucket)
-    return size(load, model, asked, None, read_prices().provisioned()[0])
+    return size(load, model, asked, rates(model.name))
 
 
 def cells(name: str, model: Model, rows: list[Row], bucket: float) -> Iterator[Cell]:
