@@ -99,6 +99,8 @@ def _without_service(calls: pd.DataFrame) -> pd.DataFrame:
 
 
 def _added(through: pd.DataFrame, direct: pd.DataFrame, column: str) -> dict[str, Any] | None:
+    if through[column].isna().all():
+        return None
     theirs = _counterparts(through, direct)
     paired = pairs(through, theirs, column).dropna()
     is_paired = len(paired) >= FEW
