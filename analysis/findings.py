@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import application, loads, ptu, regions, signals, tokens
+from analysis.calibrating import at_the_knee, knee_said
 from analysis.costs import Money, money, rates
 from analysis.join import Coverage, join, overlap
 from analysis.logs import Logs, read_logs
@@ -127,7 +128,7 @@ def analyse(folder: Path, log_folders: list[Path]) -> Findings:
         regions=by_region(timed),
         hours=by_hour(timed[timed["group"] == "answered"]),
         tokens=differences(joined.calls),
-        sizings=list(_sized(calls)),
+        sizings=list(_sized(run)),
         joined=joined.calls,
         unknown={str(reason): int(n) for reason, n in estimated["reason"].value_counts().items()},
         countable=len(countable),
@@ -138,18 +139,18 @@ def analyse(folder: Path, log_folders: list[Path]) -> Findings:
     )
 
 
-def _sized(calls: pd.DataFrame) -> Iterator[Sized]:
+def _sized(run: Run) -> Iterator[Sized]:
     """Each deployment that was called."""
-    for deployment in sorted(calls["request_model"].dropna().unique()):
+    for deployment in sorted(run.calls["request_model"].dropna().unique()):
         try:
-            yield _size(calls, deployment)
+            yield _size(run, deployment)
         except SettingsError as error:
             yield Sized(deployment, why=str(error))
 
 
-def _size(calls: pd.DataFrame, deployment: str) -> Sized:
+def _size(run: Run, deployment: str) -> Sized:
     """Raises `SettingsError`."""
-    load = loads.of_run(calls, deployment)
+    load = loads.of_run(run.calls, deployment)
     if load.calls.empty or len(load.models) != 1:
         named = f"several models answered: {', '.join(load.models)}" if load.models else "no reply named its model"
         return Sized(deployment, why=named if len(load.calls) else "no call says how many tokens it used")
@@ -159,8 +160,15 @@ def _size(calls: pd.DataFrame, deployment: str) -> Sized:
     notes = list(load.notes)
     if len(part) < len(load.calls):
         notes.append(f"Sized for the busiest {len(part):,} of its {len(load.calls):,} calls, which came in a row.")
+    if _is_provisioned(run.calls[run.calls["request_model"] == deployment]):
+        capacity = at_the_knee(run, model, deployment)
+        notes = [*([] if capacity is None else [knee_said(capacity, model, None)]), *notes]
     sizing = ptu.size(part, model, ptu.Asked(), at)
     return Sized(deployment, None, model, sizing, money(sizing.average, sizing.ptu, model, at), tuple(notes))
+
+
+def _is_provisioned(calls: pd.DataFrame) -> bool:
+    return bool((calls["throttle_kind"] == "ptu").any() or calls["azure-openai-deployment-utilization"].notna().any())
 
 
 def busiest(load: pd.DataFrame, most: int = MOST_SIZED) -> pd.DataFrame:

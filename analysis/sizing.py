@@ -10,17 +10,15 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
-
 from analysis import loads, ptu
+from analysis.calibrating import at_the_knee, by_utilization, calibrated, knee_said
 from analysis.costs import money, rates
-from analysis.limiter import infer
 from analysis.log_sources import is_remote, log_files_of
 from analysis.logs import read_logs
 from analysis.output import Result
 from analysis.ptu_models import Model, Offer, by_average, find_model
 from analysis.runs import Run, Span, read_run
-from analysis.signals import LIMIT_HEADERS, signals
+from analysis.signals import LIMIT_HEADERS
 from analysis.sizing_told import average_result, sizing_result
 from probe.escaping import printable
 from probe.journal import RUN_FILE
@@ -101,22 +99,26 @@ def replayed(sources: Sequence[str], given: Given) -> Result:
     load = _as_forecast(_with_cached(load, given), given)
     if not _is_mix(first):
         load = _at_rate(load, given.rpm)
-    model = find_model(_model_name(load.models, given), given.offer, given.models)
-    measured_by = run if given.calibrate is None else read_run(given.calibrate, LIMIT_HEADERS)
-    capacity = None if measured_by is None else _capacity(measured_by, model, given)
-    calibrated = [] if capacity is None else [_said(capacity, model, given)]
-    if given.calibrate is not None:
-        if capacity is None or given.bought is None:
-            raise SettingsError(f"{given.calibrate}: --calibrate needs a run of knee.py that found one, and --bought N")
-        by_the_table = ptu.size(load.calls, model, given.asked, rates(model.name, given.prices))
-        calibrated.append(f"By the table it would be {by_the_table.ptu:,} PTU.")
-        model = msgspec.structs.replace(
-            model, input_tpm=capacity.value / given.bought, source=f"measured: {given.calibrate.name}"
-        )
-    at = rates(model.name, given.prices)
+    table = find_model(_model_name(load.models, given), given.offer, given.models)
+    at = rates(table.name, given.prices)
+    model, notes = _calibrated(table, load, run, given)
     found = ptu.size(load.calls, model, given.asked, at)
-    notes = [*load.notes, *calibrated, *([] if run is None else [*_measured(run, model, given), *run.gaps])]
+    notes = [*load.notes, *notes, *([] if run is None else run.gaps)]
     return sizing_result(found, model, given.asked, money(found.average, found.ptu, model, at), at, notes)
+
+
+def _calibrated(table: Model, load: loads.Load, run: Run | None, given: Given) -> tuple[Model, list[str]]:
+    """What to size with, and what was measured of it."""
+    measured_by = run if given.calibrate is None else read_run(given.calibrate, LIMIT_HEADERS)
+    capacity = None if measured_by is None else at_the_knee(measured_by, table, given.deployment)
+    notes = [] if capacity is None else [knee_said(capacity, table, given.bought)]
+    if run is not None:
+        notes.extend(by_utilization(run, table, given.bought))
+    if given.calibrate is None:
+        return table, notes
+    model = calibrated(table, capacity, given.bought, given.calibrate)
+    by_the_table = ptu.size(load.calls, table, given.asked, rates(table.name, given.prices))
+    return model, [*notes, f"By the table it would be {by_the_table.ptu:,} PTU."]
 
 
 def _load(sources: Sequence[str], run: Run | None, given: Given) -> loads.Load:
@@ -231,85 +233,3 @@ def _model_name(named: list[str], given: Given) -> str:
         several = f" ({', '.join(named)})" if named else ""
         raise SettingsError(f"which model is to be bought? Several or none answered{several}: give --model")
     return named[0]
-
-
-class _Range(msgspec.Struct, frozen=True):
-    value: float
-    low: float | None = None
-    high: float | None = None
-
-
-class _Held(msgspec.Struct, frozen=True):
-    requests_per_minute: _Range
-
-
-class _Knee(msgspec.Struct, frozen=True):
-    """Of `run.json`, as far as it is used."""
-
-    held: _Held
-    # Of a limiter: what it lets in in the long run; what was seen to hold is a little less.
-    capacity: _Held | None = None
-    deployment: str | None = None
-    broke_by: str | None = None
-
-
-class _Capacity(NamedTuple):
-    """Of a deployment, in input tokens a minute as units count them; `low` and `high` as the knee has them."""
-
-    value: float
-    low: float | None
-    high: float | None
-    broke_by: str | None
-
-
-def _capacity(run: Run, model: Model, given: Given) -> _Capacity | None:
-    """What a knee's calls a minute come to, with calls as that run had them; None where it found none, or several."""
-    knees = [] if run.about.ended is None else list(run.about.ended.knee)
-    found = []
-    for one in knees:
-        try:
-            found.append(msgspec.convert(one, _Knee))
-        except msgspec.ValidationError:
-            # Of a target without a rate that held.
-            continue
-    found = [one for one in found if given.deployment in (None, one.deployment)]
-    if len(found) != 1:
-        return None
-    calls = loads.of_run(run.calls, found[0].deployment or given.deployment).calls
-    totals = (float(calls[name].fillna(0).sum()) for name in ("input_tokens", "cached_tokens", "output_tokens"))
-    each = model.charge(*totals) / len(calls)
-    rate = (found[0].capacity or found[0].held).requests_per_minute
-    low, high = (None if end is None else end * each for end in (rate.low, rate.high))
-    return _Capacity(rate.value * each, low, high, found[0].broke_by)
-
-
-def _said(capacity: _Capacity, model: Model, given: Given) -> str:
-    """The measured capacity beside the table's."""
-    ends = "" if capacity.low is None or capacity.high is None else f" ({capacity.low:,.0f} to {capacity.high:,.0f})"
-    measured = f"Measured at the knee: {capacity.value:,.0f}{ends} tokens a minute as units count them"
-    broke = "" if capacity.broke_by is None else f"; above, {capacity.broke_by} broke"
-    if given.bought is None:
-        return f"{measured}{broke}; --bought says of how many units."
-    table = given.bought * model.input_tpm
-    off = [value / table - 1 for value in (capacity.value, capacity.low, capacity.high) if value is not None]
-    between = f" ({off[1]:+.1%} to {off[2]:+.1%})" if len(off) == 3 else ""
-    return f"{measured} for {given.bought} units, {off[0]:+.1%}{between} of the table's {table:,.0f}{broke}."
-
-
-def _measured(run: Run, model: Model, given: Given) -> list[str]:
-    """What the replies' utilisation says that a unit takes, beside what the table says."""
-    notes = []
-    for deployment, _, by_target in signals(run.calls):
-        buckets = [infer(part).bucket for part in by_target.values()]
-        for bucket in (one for one in buckets if one is not None):
-            measured = f"Measured by the utilisation of {deployment}: {bucket.per_minute.value:,.0f} tokens a minute"
-            if given.bought is None:
-                notes.append(f"{measured}; --bought says of how many units.")
-                continue
-            table = given.bought * model.input_tpm
-            off = bucket.per_minute.value / table - 1
-            notes.append(
-                f"{measured} for {given.bought} units, {off:+.1%} of the table's {table:,.0f};"
-                f" an output token weighs {bucket.output_weight.value:.1f}, by the table {model.output_weight:g}."
-            )
-    return notes

@@ -39,6 +39,7 @@ ROWS = (
     "analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py analysis/ptu.py"
     " analysis/lost.py analysis/destinations.py",
     "analysis/loads.py analysis/counted.py analysis/comparable.py analysis/sizing_told.py",
+    "analysis/calibrating.py",
     "probe/asking.py probe/calling.py probe/listing.py probe/settings.py probe/offline.py probe/output.py probe/sdk.py"
     " locustfiles/_arrivals.py locustfiles/_options.py locustfiles/_recorded.py analysis/sizing.py analysis/gateway.py"
     " analysis/compare.py",

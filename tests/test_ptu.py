@@ -208,30 +208,6 @@ def test_a_run_is_sized_with_its_refused_calls_as_estimated_and_says_so(tmp_path
     assert any("closed model" in note for note in found["notes"])
 
 
-def test_a_measured_knee_is_held_against_the_table_and_can_be_sized_with(tmp_path: Path) -> None:
-    calls = [call(at / 10, response_model="gpt-4.1-2025-04-14", request_max_tokens=None) for at in range(600)]
-    folder = write_run(tmp_path, calls)
-    about = json.loads((folder / "run.json").read_text())
-    # A call is 40 + 4 x 10 tokens: 30 units take 90,000 of them by the table, and took 72,000.
-    about["ended"]["knee"] = [
-        {
-            "target": "t",
-            "deployment": calls[0].request_model,
-            "held": {"requests_per_minute": {"value": 900.0, "low": 855.0, "high": 945.0}},
-            "broke_by": "throttled<1%",
-            "steps": [],
-        }
-    ]
-    (folder / "run.json").write_text(json.dumps(about))
-    noted = ptu(str(folder), "--bought", "30", "--growth", "3")
-    said = "72,000 (68,400 to 75,600) tokens a minute as units count them for 30 units, -20.0% (-24.0% to -16.0%)"
-    assert any(said in note and "throttled<1% broke" in note for note in noted["notes"])
-    sized = ptu(str(folder), "--bought", "30", "--growth", "3", "--calibrate", str(folder))
-    assert sized["input_tpm_per_ptu"] == pytest.approx(2_400) and sized["ptu"] > noted["ptu"]
-    assert f"By the table it would be {noted['ptu']} PTU." in sized["notes"]
-    assert run("analysis", "ptu", str(folder), "--calibrate", str(folder)).returncode == 2
-
-
 WRONG: list[tuple[list[str], str]] = [
     (["--model", "gpt-5.1", "--rpm", "1"], "--input-tokens is missing"),
     (["nowhere"], "no such run, log, trace or mix"),
