@@ -1,6 +1,9 @@
 """From DuckDB to pandas, so that a million rows fit and whole numbers stay whole."""
 
-from typing import Any
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import IO, Any
 
 import duckdb
 import numpy as np
@@ -8,6 +11,33 @@ import pandas as pd
 
 # Of these a column of text has so few that its values are kept once.
 _FEW_VALUES = 1000
+_BLOCK = 64 * 1024
+# `read_json` takes twice the longest line that it is told of, for each thread.
+_USUAL_LINE = 8 * 2**20
+_MEMORY = 512 * 2**20
+
+
+def keep_small(database: duckdb.DuckDBPyConnection, folder: Path, largest: int) -> None:
+    """What does not fit into memory beside lines of up to `largest` bytes goes to files in `folder`."""
+    memory = _MEMORY + 4 * largest * (os.cpu_count() or 1)
+    database.execute(f"SET temp_directory = '{folder}/spill'; SET memory_limit = '{memory}B'")
+
+
+def largest_object(files: Iterable[Path], at_most: int) -> int:
+    """The `maximum_object_size` of files of lines, in bytes: what is usual, or `at_most` where a line may be longer."""
+    return _USUAL_LINE if all(_is_usual(file) for file in files) else at_most
+
+
+def _is_usual(file: Path) -> bool:
+    """Where every part of half the length has the end of a line in it, none is longer."""
+    part = _USUAL_LINE // 2
+    with file.open("rb") as content:
+        return all(_ends_within(content, start, part) for start in range(0, file.stat().st_size - part, part))
+
+
+def _ends_within(content: IO[bytes], start: int, part: int) -> bool:
+    content.seek(start)
+    return any(b"\n" in content.read(_BLOCK) for _ in range(0, part, _BLOCK))
 
 
 def frame(database: duckdb.DuckDBPyConnection, table: str, order_by: str | None = None) -> pd.DataFrame:
@@ -20,12 +50,18 @@ def frame(database: duckdb.DuckDBPyConnection, table: str, order_by: str | None 
     for number, name in enumerate(few):
         values = f'SELECT DISTINCT "{name}" FROM "{table}" WHERE "{name}" IS NOT NULL ORDER BY 1'
         database.execute(f'CREATE OR REPLACE TEMP TYPE "values_{number}" AS ENUM ({values})')
-    shared = {name: f'"{name}"::"values_{number}" AS "{name}"' for number, name in enumerate(few)}
-    selected = ", ".join(shared.get(name, f'"{name}"') for name in kinds)
-    found = database.execute(f'SELECT {selected} FROM "{table}"').fetchnumpy()
-    # One column after the other: sorted as a whole, the table would be in memory twice.
-    order = slice(None) if order_by is None else np.argsort(found[order_by], kind="stable")
-    return pd.DataFrame({name: _typed(found.pop(name)[order], kinds[name]) for name in kinds}, copy=False)
+    shared = {name: f'"{name}"::"values_{number}"' for number, name in enumerate(few)}
+    order = slice(None) if order_by is None else np.argsort(_column(database, table, f'"{order_by}"'), kind="stable")
+    # One column after the other: as a whole, the table would be in memory twice.
+    columns = {
+        name: _typed(_column(database, table, shared.get(name, f'"{name}"'))[order], kind)
+        for name, kind in kinds.items()
+    }
+    return pd.DataFrame(columns, copy=False)
+
+
+def _column(database: duckdb.DuckDBPyConnection, table: str, expression: str) -> Any:
+    return database.execute(f'SELECT {expression} AS it FROM "{table}"').fetchnumpy()["it"]
 
 
 def _few_valued(database: duckdb.DuckDBPyConnection, table: str, names: list[str]) -> list[str]:

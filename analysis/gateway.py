@@ -41,6 +41,15 @@ _MARKS = (
     ("whole call", "duration"),
     ("whole call, less the service's own", "duration_outside"),
 )
+# A part of the calls is taken again and again: in a large run, every column that is not used costs.
+_COMPARED = (
+    "target", "gateway", "at", "request_stream", "request_max_tokens", "prompt_id", "round", "region",
+    "time_to_headers", "time_to_first_token", "duration", "service_first_token", "service_duration", "reasoning_tokens",
+)  # fmt: skip
+_SHOWING = (
+    "group", "target", "gateway", "request_stream", "service_request_id", "status_code", "buffered", "apart",
+    "start_time_unix_nano", "duration",
+)  # fmt: skip
 _ADDED = (
     "through", "asked_for", "mark", "n", "direct_p50", "gateway_p50", "added", "added_low", "added_high", "paired",
     "verdict",
@@ -78,7 +87,7 @@ def analyse(joined: Joined, logs: Logs, header_shares: pd.DataFrame) -> Gateway:
 
 
 def added(calls: pd.DataFrame) -> pd.DataFrame:
-    answered = _without_service(calls[calls["group"] == "answered"])
+    answered = _without_service(calls.loc[calls["group"] == "answered", list(_COMPARED)])
     direct = answered[answered["gateway"] == "direct"]
     rows = [
         {"through": target, "asked_for": "stream" if stream else "whole", "mark": mark, **found}
@@ -140,7 +149,7 @@ def _changed_headers(shares: pd.DataFrame) -> pd.DataFrame:
 
 
 def _behaviour(joined: Joined, headers: pd.DataFrame) -> pd.DataFrame:
-    calls = joined.calls[joined.calls["group"] != "dropped"]
+    calls = joined.calls.loc[joined.calls["group"] != "dropped", list(_SHOWING)]
     through = calls[calls["gateway"] == "apim"]
     rows = [
         *to_streams(calls),
@@ -237,6 +246,8 @@ def _row(what: str, calls: int, of: int | None, known_by: str) -> dict[str, Any]
 def paths(joined: Joined, gateway: pd.DataFrame) -> pd.DataFrame:
     """By which rule each row of the gateway's log was told to be which call's, and which of Azure OpenAI's records its
     back end's; a row is joined by the first rule that holds. Rows of no rule are there too."""
+    if gateway.empty:
+        return pd.DataFrame(columns=["from_to", "rule", "rows"])
     calls = joined.calls[joined.calls["gateway"] == "apim"]
     position = _gateway_positions(calls, gateway, joined)
     by_call = pd.Series(position["rule"]).fillna("none")

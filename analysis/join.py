@@ -89,16 +89,19 @@ def join(calls: pd.DataFrame, logs: Logs, others: Iterable[str] = ()) -> Joined:
 
 def _beside(calls: pd.DataFrame, requests: pd.DataFrame, position: np.ndarray) -> pd.DataFrame:
     """The row at each call's `position`, NA where that is -1."""
-    taken = requests.drop(columns=["service"]).take(position.clip(0) if len(requests) else [])
-    if not len(requests):
-        taken = requests.drop(columns=["service"]).reindex(range(len(calls)))
-    taken.index = calls.index
     found = position >= 0
-    names = {name: f"{name}_log" if name in calls else name for name in taken}
-    beside = {names[name]: taken[name].where(found) for name in taken}
+    beside = {
+        f"{name}_log" if name in calls else name: _at(requests[name], position, found)
+        for name in requests.columns.drop("service")
+    }
     return pd.concat(
         [calls, pd.DataFrame(beside, index=calls.index), pd.Series(found, calls.index, name="in_log")], axis=1
     )
+
+
+def _at(column: pd.Series, position: np.ndarray, found: np.ndarray) -> Any:
+    taken = column.take(position.clip(0)) if len(column) else column.reindex(range(len(position)))
+    return taken.where(found).array
 
 
 def _coverage(joined: pd.DataFrame, requests: pd.DataFrame, only_log: pd.DataFrame, logs: Logs) -> Coverage:

@@ -243,7 +243,7 @@ def _fit_windows(told: pd.DataFrame, refused: pd.DataFrame, limit: Limit, rule: 
         stated = np.full(len(told), at_opening[fell < 0].max() if (fell < 0).any() else np.nan)
     opened = ~held & (np.abs(at_opening - stated) < 0.5)
     # Replies of two calls that overtook each other: neither is what the one before it makes of it, and both are near.
-    near = np.abs(fell - charge) <= 2 * np.nanmax(charge)
+    near = np.abs(fell - charge) <= 2 * np.fmax.reduce(charge)
     window = _window(_floats(told["issued"]), held, held | near, opened, _floats(refused["issued"]))
     possible = any(window.holds(period) for period in PERIODS)
     return _Fit("fixed window", rule, (held | opened) & possible, opened, window)

@@ -23,7 +23,7 @@ import duckdb
 import msgspec
 import pandas as pd
 
-from analysis.frames import frame
+from analysis.frames import frame, keep_small, largest_object
 from analysis.log_shapes import (
     AUDIT,
     BYTE_ORDER_MARK,
@@ -46,6 +46,8 @@ _TICKS_BEFORE_1970 = 621_355_968_000_000_000
 # Of messages and bodies in a gateway's log; DuckDB's own limit is lower.
 _LARGEST_LINE = 64 * 1024 * 1024
 _SKIPPED_NAMED = 1000
+# All rows at once would not fit into memory.
+_PARTS = 4
 _SKIPPED_SHOWN = 5
 
 _FIELDS = (
@@ -257,11 +259,14 @@ def read_logs(sources: Iterable[Path], columns: Sequence[str] = tuple(COLUMNS)) 
     Raises `LogsError`.
     """
     found = _Found()
-    with tempfile.TemporaryDirectory(prefix="headroom-logs-") as folder, duckdb.connect() as database:
-        database.execute(f"SET temp_directory = '{folder}/spill'")
+    with (
+        tempfile.TemporaryDirectory(prefix="headroom-logs-") as folder,
+        duckdb.connect(f"{folder}/logs.duckdb") as database,
+    ):
         for statement in filter(str.strip, _MACROS.split(";")):
             database.execute(statement)
         plain = _take_apart(_files(sources), Path(folder, "others.jsonl"), found)
+        keep_small(database, Path(folder), largest_object(plain, _LARGEST_LINE))
         _make_lines(database, plain, columns)
         return _as_logs(database, columns, found)
 
@@ -383,7 +388,7 @@ def _source(database: duckdb.DuckDBPyConnection, files: list[Path]) -> str:
     names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
     return (
         f"read_json([{names}], format = 'newline_delimited', ignore_errors = true, columns = {{{columns}}},"
-        f" maximum_object_size = {_LARGEST_LINE}, compression = 'uncompressed', filename = true,"
+        f" maximum_object_size = {largest_object(files, _LARGEST_LINE)}, compression = 'uncompressed', filename = true,"
         # A storage account's folders are called `resourceId=...` too.
         " hive_partitioning = false)"
     )
@@ -401,15 +406,16 @@ def _make_table(database: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> 
     pieces = f"count(DISTINCT coalesce(sequence, 0)) FILTER (category = '{GATEWAY_LLM}')"
     # They are numbered from 0, or from 1; without the call's own row from whatever that had.
     first = f"CASE WHEN bool_or(heads) FILTER (category = '{GATEWAY_LLM}') THEN least(min(sequence), 1) ELSE 0 END"
-    database.execute(
-        f"""CREATE TABLE logs AS SELECT service, id AS correlation_id{values},
+    rows = f"""SELECT service, id AS correlation_id{values},
             bool_or(category IN ('{REQUEST_RESPONSE}', '{GATEWAY}')) AS has_request,
             bool_or(category = '{REQUEST_USAGE}' OR (category = '{GATEWAY_LLM}' AND heads)) AS has_usage,
             {copies} + count(*) FILTER (category = '{GATEWAY_LLM}') - {pieces} AS copies,
             {differing} AS differing, {pieces} AS pieces,
             coalesce(greatest(max(sequence) + 1 - {first} - {pieces}, 0), 0) AS missing_pieces
-        FROM lines WHERE id IS NOT NULL AND category IN ('{"', '".join(_ANY)}') GROUP BY service, id"""
-    )
+        FROM lines WHERE id IS NOT NULL AND category IN ('{"', '".join(_ANY)}')"""
+    for part in range(_PARTS):
+        query = f"{rows} AND hash(id) % {_PARTS} = {part} GROUP BY service, id"
+        database.execute(f"INSERT INTO logs {query}" if part else f"CREATE TABLE logs AS {query}")
 
 
 def _find_torn(database: duckdb.DuckDBPyConnection, found: _Found) -> None:

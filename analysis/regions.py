@@ -194,10 +194,12 @@ def pairs(ours: pd.DataFrame, theirs: pd.DataFrame, mark: str = "time_to_first_t
         return (both[mark] - both[f"{mark}_other"]).astype("float64")
     keys = ["prompt_id", "request_stream", "request_max_tokens"]
     numbered = [
-        part.sort_values("at", kind="stable").assign(number=lambda one: one.groupby(keys, dropna=False).cumcount())
+        part.loc[part["prompt_id"].notna(), [*keys, "at", mark]]
+        .sort_values("at", kind="stable")
+        .assign(number=lambda one: one.groupby(keys, dropna=False).cumcount())
         for part in (ours, theirs)
     ]
-    one, other = (part[[*keys, "number", mark]].dropna(subset=["prompt_id"]) for part in numbered)
+    one, other = (part.drop(columns="at") for part in numbered)
     both = one.merge(other, on=[*keys, "number"], suffixes=("", "_other"))
     difference: pd.Series = (both[mark] - both[f"{mark}_other"]).astype("float64")
     return difference

@@ -19,6 +19,7 @@ above.
 Nothing is filled in: what was not observed is NA. The small calls that check the targets before a run are kept apart.
 """
 
+import tempfile
 import types
 import typing
 from collections.abc import Iterable, Mapping
@@ -30,7 +31,7 @@ import duckdb
 import msgspec
 import pandas as pd
 
-from analysis.frames import frame
+from analysis.frames import frame, keep_small, largest_object
 from probe.headers import retry_after
 from probe.journal import RUN_FILE
 from probe.record import NEVER_TIMED, NOT_SENT, OUTCOMES, TAINT_SECONDS, LatencyCheckpoint, ObservedCall
@@ -54,7 +55,7 @@ _HEADERS = '"probe.response.headers"'
 
 def last_sent(header: str) -> str:
     """Of a row of `lines`; the name is in lower case."""
-    return f"header_values[list_position(header_names, '{header}')]"
+    return f"{_HEADERS}[-list_position(header_names, '{header}')][2]"
 
 
 def _any_of(outcomes: Iterable[str]) -> str:
@@ -206,7 +207,11 @@ def read_run(
     about = read_about(folder)
     wanted = {*ALWAYS, *columns}
     try:
-        with duckdb.connect() as database:
+        with (
+            tempfile.TemporaryDirectory(prefix="headroom-run-") as spilled,
+            duckdb.connect(f"{spilled}/run.duckdb") as database,
+        ):
+            keep_small(database, Path(spilled), largest_object(_journal(folder), _LARGEST_LINE))
             of_some = _of_some(folder, sampled)
             _load(database, folder, wanted, {name: last_sent(name) for name in headers} | of_some)
             table, skipped = (
@@ -319,19 +324,23 @@ def lines(folder: Path) -> str:
     typed as declared there, and what `last_sent` needs. `IS_RECORD` is true for those that are records, and else false
     or NULL."""
     columns = {field.encode_name: _sql_type(field.type) for field in _FIELDS}
-    files = [file for file in sorted(folder.glob("calls-*.jsonl")) if file.stat().st_size]
+    files = _journal(folder)
     names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
     typed = ", ".join(f"'{name}': '{kind}'" for name, kind in columns.items())
     read = (
         f"read_json([{names}], format = 'newline_delimited', ignore_errors = true, columns = {{{typed}}},"
-        f" maximum_object_size = {_LARGEST_LINE})"
+        f" maximum_object_size = {largest_object(files, _LARGEST_LINE)})"
     )
     # The last come first, since a header's last value counts.
     return (
-        f"(SELECT *, list_transform(list_reverse({_HEADERS}), lambda pair: lower(pair[1])) AS header_names,"
-        f" list_transform(list_reverse({_HEADERS}), lambda pair: pair[2]) AS header_values"
+        f"(SELECT *, list_reverse(list_transform({_HEADERS}, lambda pair: lower(pair[1]))) AS header_names"
         f" FROM {read if files else f'({_no_lines(columns)})'})"
     )
+
+
+def _journal(folder: Path) -> list[Path]:
+    """Its files with calls in them."""
+    return [file for file in sorted(folder.glob("calls-*.jsonl")) if file.stat().st_size]
 
 
 def _load(database: duckdb.DuckDBPyConnection, folder: Path, wanted: Iterable[str], more: Mapping[str, str]) -> None:

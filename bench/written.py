@@ -7,14 +7,17 @@ import json
 import random
 import uuid
 from collections.abc import Iterator
-from itertools import islice
 from pathlib import Path
+from typing import Any, NamedTuple
+
+from probe import trace
+from probe.lines import seal
 
 _BEGAN = 1_763_913_600_000_000_000
 _TICKS = 621_355_968_000_000_000
 _RESOURCE = "/SUBSCRIPTIONS/0/RESOURCEGROUPS/MADE/PROVIDERS/MICROSOFT.COGNITIVESERVICES/ACCOUNTS/"
 _REGIONS = ("East US 2", "Sweden Central")
-_FIXED = [
+_FIXED: list[list[str]] = [
     ["content-type", "text/event-stream; charset=utf-8"], ["transfer-encoding", "chunked"],
     ["strict-transport-security", "max-age=31536000; includeSubDomains; preload"],
     ["x-content-type-options", "nosniff"], ["x-accel-buffering", "no"], ["x-ms-rai-invoked", "true"],
@@ -33,18 +36,45 @@ def write_run(folder: Path, calls: int, seed: int = 1) -> tuple[Path, Path]:
     run.mkdir(parents=True)
     (run / "run.json").write_text(json.dumps({"run_id": "00c0ffee", "scenario": "mixed", "arrivals": "poisson"}))
     rng = random.Random(seed)
-    numbers = iter(range(calls))
-    for part in range(2):
-        with (
-            (run / f"calls-made-{part}.jsonl").open("w") as journal,
-            _log(logs, "requestresponse", part).open("w") as requests,
-            _log(logs, "azureopenairequestusage", part).open("w") as usage,
-        ):
-            for line, request, used in _calls(islice(numbers, -(-calls // 2)), rng):
-                journal.write(line)
-                requests.write(request)
-                usage.write(used)
+    half = -(-calls // 2)
+    _write_part(run, logs, 0, range(half), rng)
+    _write_part(run, logs, 1, range(half, calls), rng)
     return run, logs
+
+
+def _write_part(run: Path, logs: Path, part: int, numbers: range, rng: random.Random) -> None:
+    """What one process of the run noted and recorded, and its half of the logs."""
+    worker = f"made-{part}"
+    with (
+        (run / f"sent-{worker}.jsonl").open("wb") as sent,
+        (run / f"calls-{worker}.jsonl").open("wb") as journal,
+        _log(logs, "requestresponse", part).open("w") as requests,
+        _log(logs, "azureopenairequestusage", part).open("w") as usage,
+    ):
+        for line, made in enumerate(_calls(numbers, rng), 1):
+            call = made.record | {"probe.worker.id": worker, "probe.seq": line}
+            sent.write(seal(trace.encode(_note(call)), line))
+            journal.write(seal(json.dumps(call, separators=(",", ":")).encode(), line))
+            requests.write(made.request)
+            usage.write(made.usage)
+        of_all = len(numbers)
+        closed = trace.Closed(
+            start_time_unix_nano=_BEGAN, scheduled=of_all, sent=of_all, dropped=0, calls=of_all, applications=0
+        )
+        sent.write(seal(trace.encode(closed), of_all + 1))
+
+
+def _note(call: dict[str, Any]) -> trace.Sent:
+    return trace.Sent(
+        start_time_unix_nano=call["start_time_unix_nano"],
+        seq=call["probe.seq"],
+        target=call["probe.target"],
+        scheduled=call["probe.scheduled"],
+        operation="chat",
+        traffic=call["probe.traffic"],
+        expected_tokens=1400,
+        recorded=call["probe.seq"] - 1,
+    )
 
 
 def _log(logs: Path, category: str, part: int) -> Path:
@@ -53,8 +83,15 @@ def _log(logs: Path, category: str, part: int) -> Path:
     return path / "PT1H.json"
 
 
-def _calls(numbers: Iterator[int], rng: random.Random) -> Iterator[tuple[str, str, str]]:
-    """A call's lines in the journal, in RequestResponse and in RequestUsage (none of a refusal)."""
+class _Made(NamedTuple):
+    """A call's record, and its lines in RequestResponse and in RequestUsage (none of a refusal)."""
+
+    record: dict[str, Any]
+    request: str
+    usage: str
+
+
+def _calls(numbers: range, rng: random.Random) -> Iterator[_Made]:
     for number in numbers:
         request_id = str(uuid.UUID(int=rng.getrandbits(128), version=4))
         issued, first, region = number / 200, rng.lognormvariate(-1.2, 0.4), number % 2
@@ -62,26 +99,25 @@ def _calls(numbers: Iterator[int], rng: random.Random) -> Iterator[tuple[str, st
         outcome = "throttled" if refused else "stream_truncated" if rng.random() < 0.002 else "ok"
         began = _BEGAN + int(issued * 1e9)
         seconds = 0.01 if refused else total
-        yield (
-            _journal_line(number, request_id, began, issued, first, seconds, tokens, region, outcome),
+        yield _Made(
+            _record(number, request_id, began, issued, first, seconds, tokens, region, outcome),
             _request_line(request_id, began + 3_000_000, seconds, region, 429 if refused else 200),
             "" if refused else _usage_line(request_id, tokens, region),
         )
 
 
-def _journal_line(
+def _record(
     number: int, request_id: str, began: int, issued: float, first: float, seconds: float, tokens: int, region: int,
     outcome: str,
-) -> str:  # fmt: skip
-    headers = [
+) -> dict[str, Any]:  # fmt: skip
+    headers: list[list[str]] = [
         ["date", "Sun, 23 Nov 2025 16:00:00 GMT"], *_FIXED, ["apim-request-id", request_id],
         ["x-request-id", str(uuid.UUID(int=number))], ["x-ms-region", _REGIONS[region]],
         ["x-ratelimit-remaining-requests", str(4999 - number % 4000)],
         ["x-ratelimit-remaining-tokens", str(4_999_000 - number % 4_000_000)], ["x-ratelimit-reset-tokens", "0"],
     ]  # fmt: skip
-    call = {
-        "probe.run.id": "00c0ffee", "probe.worker.id": "made-1", "probe.seq": number + 1,
-        "probe.target": f"target{region}", "probe.gateway": "apim" if region else "direct",
+    call: dict[str, Any] = {
+        "probe.run.id": "00c0ffee", "probe.target": f"target{region}", "probe.gateway": "apim" if region else "direct",
         "server.address": "contoso.openai.azure.com", "server.port": 443, "start_time_unix_nano": began,
         "probe.scheduled": issued, "probe.issued": issued, "gen_ai.operation.name": "chat", "probe.surface": "chat",
         "gen_ai.request.model": "gpt-4.1-mini", "gen_ai.request.stream": True, "gen_ai.request.max_tokens": 400,
@@ -102,7 +138,7 @@ def _journal_line(
             "gen_ai.response.id": f"chatcmpl-{number:029d}", "gen_ai.response.model": "gpt-4.1-mini-2025-04-14",
             "gen_ai.response.finish_reasons": ["stop"],
         }  # fmt: skip
-    return json.dumps(call, separators=(",", ":")) + "\n"
+    return call
 
 
 def _request_line(request_id: str, began: int, seconds: float, region: int, status: int) -> str:

@@ -301,6 +301,12 @@ def test_what_is_large_in_a_record_is_there_of_a_sample(tmp_path: Path) -> None:
     assert "event_times" not in read_run(folder).calls
 
 
+def test_a_record_of_ten_megabytes_is_read_as_any_other(tmp_path: Path) -> None:
+    calls = [call(0.0), call(1.0, headers=(("x-ms-region", "East US 2"), ("x-long", "a" * 10_000_000))), call(2.0)]
+    run = read_run(write_run(tmp_path, calls))
+    assert list(run.calls["region"]) == ["East US 2"] * 3 and run.skipped == 0
+
+
 def test_several_processes_make_one_run(tmp_path: Path) -> None:
     folder = write_run(tmp_path, [call(0), call(2)])
     other = write_run(tmp_path, [call(1)])
