@@ -29,6 +29,14 @@ _LOGS = click.option(
 )
 
 
+_FORM = click.option(
+    "-o",
+    "--output",
+    type=click.Choice(OUTPUTS),
+    help="say what was written so, in place of its paths alone; the folder is --into",
+)
+
+
 class _Group(click.Group):
     """Ends by Ctrl-C, or where nobody reads its output any more, with the codes that a shell gives for them."""
 
@@ -58,7 +66,7 @@ def main() -> None:
 @click.argument("runs", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
 @_LOGS
 @click.option("--into", type=click.Path(path_type=Path), help="folder to write to, else RUN, or that of several")
-@click.option("-o", "--output", type=click.Choice(["text", "json", "md"]), default="text", show_default=True)
+@click.option("-o", "--output", type=click.Choice(["text", *OUTPUTS]), default="text", show_default=True)
 def report(runs: tuple[Path, ...], logs: tuple[str, ...], into: Path | None, output: str) -> None:
     """Report on each RUN (by default the newest): a summary here, and one page that opens offline.
 
@@ -353,8 +361,9 @@ def verify(runs: tuple[Path, ...], output: "Output") -> None:
 @analysis.command()
 @click.argument("runs", metavar="RUN...", nargs=-1, type=click.Path(path_type=Path))
 @_LOGS
-@click.option("-o", "--output", "into", type=click.Path(path_type=Path), help="the folder to write to, else RUN/export")
-def export(runs: tuple[Path, ...], logs: tuple[str, ...], into: Path | None) -> None:
+@click.option("--into", type=click.Path(path_type=Path), help="the folder to write to, else RUN/export")
+@_FORM
+def export(runs: tuple[Path, ...], logs: tuple[str, ...], into: Path | None, output: "Output | None") -> None:
     """Write each RUN (by default the newest) as Parquet and CSV, for Power BI, pandas, DuckDB and spreadsheets.
 
     \b
@@ -362,24 +371,26 @@ def export(runs: tuple[Path, ...], logs: tuple[str, ...], into: Path | None) -> 
     logs.parquet, logs.csv        with logs: a row for each correlation id
     columns.json, columns.md      what each column is: type, unit, meaning
 
-    With several runs each has a folder of its own name in the folder that -o names.
+    With several runs each has a folder of its own name in the folder that --into names.
     """
+    from analysis.export import as_result
     from analysis.export import export as export_run
-    from analysis.export import told
     from analysis.log_sources import log_files
     from analysis.logs import LogsError
     from analysis.runs import RunError
 
     try:
-        given = _given(runs)
+        given, results = _given(runs), []
         for run in given:
             name = run.resolve().name
             folder = run / "export" if into is None else into / name if len(given) > 1 else into
             with log_files(logs, run) as files:
                 done = export_run(run, folder, files)
-            for line in told(done):
-                print(f"analysis: {name}: {line}", file=sys.stderr)
-            click.echo("\n".join(_from_here(path) for path in done.files))
+            results.append((name, as_result(done)))
+            if output is None:
+                _say_written(name, results[-1][1].lines, done.files)
+        if output is not None:
+            _show(results, output)
     except (RunError, LogsError) as error:
         _fail(str(error), EXIT_SETTINGS)
     except OSError as error:
@@ -388,41 +399,44 @@ def export(runs: tuple[Path, ...], logs: tuple[str, ...], into: Path | None) -> 
 
 @analysis.command()
 @click.argument("run", required=False, type=click.Path(path_type=Path))
-@click.option("-o", "--output", "copy", type=click.Path(path_type=Path), help="the copy's folder, else RUN-redacted")
-def redact(run: Path | None, copy: Path | None) -> None:
+@click.option("--into", type=click.Path(path_type=Path), help="the copy's folder, else RUN-redacted")
+@_FORM
+def redact(run: Path | None, into: Path | None, output: "Output | None") -> None:
     """Make a copy of RUN (by default the newest) that can be given away.
 
     Hosts, names of targets and deployments, addresses, GUIDs, ids and users become pseudonyms, each original the same
     one throughout; what analyses read is kept. Reports and logs are not copied. Look at it before you give it away.
     """
+    from analysis.redact import as_result
     from analysis.redact import redact as redact_run
     from analysis.runs import RunError
 
     try:
         (folder,) = _given((run,) if run else ())
         whole = folder.resolve()
-        made = redact_run(folder, copy or whole.with_name(f"{whole.name}-redacted"))
+        made = redact_run(folder, into or whole.with_name(f"{whole.name}-redacted"))
     except RunError as error:
         _fail(str(error), EXIT_SETTINGS)
     except OSError as error:
         _fail(str(error), EXIT_DISK)
-    replaced = ", ".join(f"{number:,} of {kind}" for kind, number in sorted(made.replaced.items()))
-    print(f"analysis: {made.files} files copied; replaced: {replaced or 'nothing'}", file=sys.stderr)
-    if made.left_out_files or made.left_out_lines:
-        left = f"left out: {made.left_out_files} other files, {made.left_out_lines} lines that are no records"
-        print(f"analysis: {left}", file=sys.stderr)
-    click.echo(_from_here(made.folder))
+    result = as_result(made)
+    if output is None:
+        _say_written(whole.name, result.lines, [made.folder])
+    else:
+        _show([(whole.name, result)], output)
 
 
 @analysis.command()
 @click.argument("sources", metavar="FOLDER...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("-o", "--output", "into", type=click.Path(path_type=Path), help="the folder of the whole run")
-def gather(sources: tuple[Path, ...], into: Path | None) -> None:
+@click.option("--into", type=click.Path(path_type=Path), help="the folder of the whole run")
+@_FORM
+def gather(sources: tuple[Path, ...], into: Path | None, output: "Output | None") -> None:
     """Make one run of what several machines kept of it: FOLDERs of its files, or folders of those.
 
     What workers kept goes into their master's folder. Runs of engines that knew nothing of each other become one in a
     folder beside the first.
     """
+    from analysis.gather import as_result
     from analysis.gather import gather as gather_parts
     from analysis.runs import RunError
 
@@ -432,9 +446,11 @@ def gather(sources: tuple[Path, ...], into: Path | None) -> None:
         _fail(str(error), EXIT_SETTINGS)
     except OSError as error:
         _fail(f"cannot be gathered: {error.filename}: {error.strerror or error}", EXIT_DISK)
-    engines = f" of {made.parts} engines" if made.parts > 1 else ""
-    print(f"analysis: {made.files} files{engines}; next: analysis verify {made.folder}", file=sys.stderr)
-    click.echo(_from_here(made.folder))
+    result = as_result(made)
+    if output is None:
+        _say_written(made.folder.name, result.lines, [made.folder])
+    else:
+        _show([(made.folder.name, result)], output)
 
 
 @analysis.command()
@@ -547,6 +563,18 @@ def _name_and_model(pair: str) -> tuple[str, str]:
     if not (name and equals and model):
         raise click.BadParameter(f"{pair!r} is not NAME=MODEL, such as chat=gpt-4o")
     return name, model
+
+
+def _say_written(name: str, lines: list[str], paths: list[Path]) -> None:
+    for line in lines:
+        print(f"analysis: {name}: {line}", file=sys.stderr)
+    click.echo("\n".join(map(_from_here, paths)))
+
+
+def _show(results: "Sequence[tuple[str, Result]]", output: "Output") -> None:
+    from analysis.output import render_runs
+
+    click.echo(render_runs(results, output))
 
 
 def _from_here(path: Path) -> str:

@@ -18,8 +18,10 @@ from typing import NamedTuple
 
 import duckdb
 import msgspec
+import pandas as pd
 
 from analysis.logs import ALWAYS, COLUMNS, Logs, left_out, read_logs
+from analysis.output import Result, Table
 from analysis.runs import GROUP, IS_RECORD, TAINTED, last_sent, lines, read_about
 from probe.escaping import BEGINS_A_FORMULA, NUMBER
 from probe.headers import describe
@@ -85,7 +87,7 @@ def export(run: Path, into: Path, logs: Iterable[Path] = ()) -> Exported:
         return Exported(files, columns, written, skipped, logs_read, matched)
 
 
-def told(done: Exported) -> list[str]:
+def as_result(done: Exported) -> Result:
     """What was written, and what was not."""
     lines = [f"{done.calls:,} calls"]
     if done.logs is not None:
@@ -93,7 +95,14 @@ def told(done: Exported) -> list[str]:
         lines += left_out(done.logs)
     if done.skipped:
         lines.append(f"{done.skipped:,} lines of the journal are no records and were skipped.")
-    return lines
+    facts = {
+        "calls": done.calls,
+        "skipped": done.skipped,
+        "log_rows": None if done.logs is None else len(done.logs.table),
+        "matched": None if done.logs is None else done.matched,
+    }
+    files = pd.DataFrame([{"file": str(path), "bytes": path.stat().st_size} for path in done.files])
+    return Result(lines, facts, {"files": Table("Files", files, "none")})
 
 
 @contextmanager

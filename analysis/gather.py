@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from analysis.output import Result
 from analysis.runs import RunError
 from analysis.sending import describe
 from probe.errors import SettingsError
@@ -44,6 +45,12 @@ class Gathered(NamedTuple):
     folder: Path
     parts: int
     files: int
+
+
+def as_result(made: Gathered) -> Result:
+    engines = f" of {made.parts} engines" if made.parts > 1 else ""
+    lines = [f"{made.files} files{engines}; next: analysis verify {made.folder}"]
+    return Result(lines, {**made._asdict(), "folder": str(made.folder)}, {})
 
 
 def gather(sources: Sequence[Path], into: Path | None = None) -> Gathered:

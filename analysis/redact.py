@@ -24,6 +24,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from analysis.output import Result
 from analysis.runs import RunError
 from probe.headers import describe
 from probe.hosts import is_loopback
@@ -87,6 +88,14 @@ class Redacted(NamedTuple):
     files: int
     left_out_files: int
     left_out_lines: int
+
+
+def as_result(made: Redacted) -> Result:
+    replaced = ", ".join(f"{number:,} of {kind}" for kind, number in sorted(made.replaced.items()))
+    lines = [f"{made.files} files copied; replaced: {replaced or 'nothing'}"]
+    if made.left_out_files or made.left_out_lines:
+        lines.append(f"left out: {made.left_out_files} other files, {made.left_out_lines} lines that are no records")
+    return Result(lines, {**made._asdict(), "folder": str(made.folder)}, {})
 
 
 class _Pseudonyms:

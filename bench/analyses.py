@@ -45,13 +45,13 @@ def commands(run: Path, logs: Path, into: Path) -> dict[str, list[str]]:
     analysis = [sys.executable, "-m", "analysis"]
     given = [str(run), "--logs", str(logs)]
     return {
-        "throttling": [*analysis, "throttling", str(run), "-o", "json"],
+        "throttling": [*analysis, "throttling", *given, "-o", "json"],
         "regions": [*analysis, "regions", *given, "-o", "json"],
         "gateway": [*analysis, "gateway", *given, "-o", "json"],
         "tokens": [*analysis, "tokens", *given, "-o", "json"],
         "verify": [*analysis, "verify", str(run), "-o", "json"],
         "report": [*analysis, "report", *given, "-o", "json"],
-        "export": [*analysis, "export", *given, "-o", str(into)],
+        "export": [*analysis, "export", *given, "--into", str(into)],
     }
 
 

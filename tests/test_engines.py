@@ -142,7 +142,7 @@ def test_engines_that_know_nothing_of_each_other_share_a_rate_and_a_cap_and_beco
     asked = [json.loads((folder / "run.json").read_text())["options"] for folder in folders]
     assert [(one["rate"], one["caps"]["requests"]) for one in asked] == [(20, 30), (20, 30)]
     assert len({one["seed"] for one in asked}) == 2
-    done = run("analysis", "gather", *map(str, folders), "-o", str(tmp_path / "whole"))
+    done = run("analysis", "gather", *map(str, folders), "--into", str(tmp_path / "whole"))
     assert done.returncode == 0, done.stderr
     verdict = verify(tmp_path / "whole")
     assert verdict.adds_up, verdict.problems

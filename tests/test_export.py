@@ -55,7 +55,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         journal.write(b'{"torn')
     (base / "logs").mkdir()
     (base / "logs" / "PT1H.json").write_text(USAGE + "\n")
-    files = exported(run, "--logs", str(base / "logs"), "-o", str(base / "out"))
+    files = exported(run, "--logs", str(base / "logs"), "--into", str(base / "out"))
     assert sorted(path.name for path in files) == sorted(path.name for path in (base / "out").iterdir())
     return base / "out"
 
@@ -136,7 +136,7 @@ def test_an_export_again_takes_the_place_of_the_old_one_and_several_runs_have_fo
     one, other = write_run(tmp_path / "a", CALLS), write_run(tmp_path / "b", [])
     into = str(tmp_path / "out")
     for _ in range(2):
-        exported(one, str(other), "-o", into)
+        exported(one, str(other), "--into", into)
     assert {path.name for path in Path(into).iterdir()} == {one.name, other.name}
     assert len(rows(Path(into, one.name, "calls.parquet"))) == 3
 
@@ -144,6 +144,6 @@ def test_an_export_again_takes_the_place_of_the_old_one_and_several_runs_have_fo
 def test_what_cannot_be_exported_ends_in_one_line(tmp_path: Path) -> None:
     run = write_run(tmp_path, CALLS)
     (tmp_path / "taken").write_text("")
-    for arguments, code in (([str(tmp_path)], 2), ([str(run), "-o", str(tmp_path / "taken")], 74)):
+    for arguments, code in (([str(tmp_path)], 2), ([str(run), "--into", str(tmp_path / "taken")], 74)):
         done = CliRunner().invoke(analysis, ["export", *arguments])
         assert done.exit_code == code and done.output.startswith("analysis: ") and done.output.count("\n") == 1

@@ -111,7 +111,7 @@ def made(results: Path) -> Path:
 def test_no_original_is_in_a_copy_by_name_or_content(tmp_path: Path) -> None:
     original = made(tmp_path / "results")
     (original / "report.html").write_text("contoso")
-    done = run("analysis", "redact", str(original), "-o", str(tmp_path / "copy"))
+    done = run("analysis", "redact", str(original), "--into", str(tmp_path / "copy"))
     assert done.returncode == 0, done.stderr
     assert "left out: 1 other files" in done.stderr
     files = list((tmp_path / "copy").iterdir())
@@ -169,7 +169,7 @@ def test_what_says_nothing_of_whose_it_is_is_kept(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_there_is_not_written_into(tmp_path: Path) -> None:
     original = made(tmp_path / "results")
-    done = run("analysis", "redact", str(original), "-o", str(tmp_path))
+    done = run("analysis", "redact", str(original), "--into", str(tmp_path))
     assert done.returncode == 2 and "there already" in done.stderr and done.stderr.count("\n") == 1
     assert run("analysis", "redact", str(tmp_path)).returncode == 2
 
