@@ -128,7 +128,7 @@ def analyse(folder: Path, log_folders: list[Path]) -> Findings:
         regions=by_region(timed),
         hours=by_hour(timed[timed["group"] == "answered"]),
         tokens=differences(joined.calls),
-        sizings=list(_sized(run)),
+        sizings=list(sized(run)),
         joined=joined.calls,
         unknown={str(reason): int(n) for reason, n in estimated["reason"].value_counts().items()},
         countable=len(countable),
@@ -139,7 +139,7 @@ def analyse(folder: Path, log_folders: list[Path]) -> Findings:
     )
 
 
-def _sized(run: Run) -> Iterator[Sized]:
+def sized(run: Run) -> Iterator[Sized]:
     """Each deployment that was called."""
     for deployment in sorted(run.calls["request_model"].dropna().unique()):
         try:
@@ -158,11 +158,12 @@ def _size(run: Run, deployment: str) -> Sized:
     at = rates(model.name)
     part = busiest(load.calls)
     notes = list(load.notes)
-    if len(part) < len(load.calls):
-        notes.append(f"Sized for the busiest {len(part):,} of its {len(load.calls):,} calls, which came in a row.")
     if _is_provisioned(run.calls[run.calls["request_model"] == deployment]):
         capacity = at_the_knee(run, model, deployment)
         notes = [*([] if capacity is None else [knee_said(capacity, model, None)]), *notes]
+    if len(part) < len(load.calls):
+        stretch = f"Sized for the busiest {len(part):,} of its {len(load.calls):,} calls, which came in a row."
+        notes = [stretch, *notes]
     sizing = ptu.size(part, model, ptu.Asked(), at)
     return Sized(deployment, None, model, sizing, money(sizing.average, sizing.ptu, model, at), tuple(notes))
 

@@ -222,7 +222,10 @@ _METRIC = "The gateway's token metric beside the usage of calls through it, toke
 
 
 def _lines(found: Tokens) -> list[str]:
-    lines = [f"{found.calls:,} answered calls; {found.estimated:,} of them were counted."]
+    counted = f"{found.estimated:,} of them were counted"
+    if found.estimated < found.calls:
+        counted = f"{found.estimated:,} of them, drawn at random, were counted: errors and callers' sums are of these"
+    lines = [f"{found.calls:,} answered calls; {counted}."]
     bare_of_logs = ["No logs were given: counts of the service's own are those of the replies."]
     lines += bare_of_logs if found.logs is None else found.logs.lines
     lines += found.metric.lines if found.metric else []

@@ -19,7 +19,7 @@ from analysis.answers import answers
 from analysis.caveats import caveats
 from analysis.export import export
 from analysis.figures.canvas import THEME
-from analysis.findings import Findings, analyse, busiest
+from analysis.findings import MOST_SIZED, Findings, analyse, busiest, sized
 from analysis.outcomes import late_spells
 from analysis.panels import Panel
 from analysis.report import MOST_CALLS, Section, sections, write
@@ -223,6 +223,21 @@ def test_a_sawtooth_has_a_mark_where_it_jumps_back_and_where_it_stands_still(tmp
 def test_the_busiest_stretch_is_the_one_with_the_most_calls_in_the_least_time() -> None:
     load = pd.DataFrame({"at": [0.0, 10.0, 20.0, 20.5, 21.0, 40.0]})
     assert list(busiest(load, 3)["at"]) == [20.0, 20.5, 21.0] and len(busiest(load, 6)) == 6
+
+
+def test_of_a_run_too_large_to_be_sized_whole_the_busiest_stretch_is_and_that_is_said(
+    made: tuple[Path, Findings, list[Panel]],
+) -> None:
+    _, found, _ = made
+    several = -(-(MOST_SIZED + 1) // len(found.run.calls))
+    length = found.run.seconds
+    parts = [found.run.calls.assign(at=found.run.calls["at"] + length * number) for number in range(several)]
+    run = found.run._replace(calls=pd.concat(parts, ignore_index=True))
+    sizings = list(sized(run))
+    calls = len(run.calls) - int((run.calls["group"] == "cancelled").sum())
+    assert sum(one.sizing.calls for one in sizings if one.sizing) == MOST_SIZED
+    told = " ".join(detail for answer in answers(found._replace(sizings=sizings)) for detail in answer.details)
+    assert f"Sized for the busiest {MOST_SIZED:,} of its {calls:,} calls, which came in a row" in told
 
 
 def test_a_knee_of_odd_shape_leaves_its_panel_empty(tmp_path: Path) -> None:

@@ -4,11 +4,12 @@ import json
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from analysis.logs import read_logs
 from analysis.runs import read_run
-from analysis.tokens import Tokens, analyse
+from analysis.tokens import MOST, Tokens, analyse, as_result
 from probe.record import ObservedCall
 from tests.commands import run
 from tests.test_analysis import call, refused, write_run
@@ -125,3 +126,13 @@ def test_a_run_without_answers_has_nothing_to_compare_and_says_so(tmp_path: Path
     assert done.returncode == 0, done.stderr
     said = json.loads(done.stdout)
     assert (said["calls"], said["month_usd"], said["callers"]) == (0, None, [])
+
+
+def test_of_more_calls_than_are_counted_a_sample_is_and_that_is_said(tmp_path: Path) -> None:
+    one = read_run(write_run(tmp_path, [call(0.0), call(1.0)]))
+    few = as_result(analyse(one.calls, None, 60.0)).lines[0]
+    many = analyse(pd.concat([one.calls] * (MOST // 2 + 1), ignore_index=True), None, 60.0)
+    assert int(many.errors["n"].sum()) == MOST and few == "2 answered calls; 2 of them were counted."
+    assert as_result(many).lines[0] == (
+        "20,002 answered calls; 20,000 of them, drawn at random, were counted: errors and callers' sums are of these."
+    )
