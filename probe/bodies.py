@@ -110,7 +110,7 @@ def responses(body: Mapping[str, Any]) -> Prompt:
     if isinstance(asked, str):
         messages.append(Message("user", asked))
     else:
-        for item in _list(asked):
+        for item in _without_forgotten(_list(asked), body.get("reasoning")):
             _append(messages, _mapping(item, "an input item"))
     if not messages:
         raise UncountableError("no input")
@@ -119,7 +119,7 @@ def responses(body: Mapping[str, Any]) -> Prompt:
     return Prompt(
         tuple(messages),
         tuple(_function(tool, None) for tool in _list(body.get("tools"))),
-        _choice(body.get("tool_choice")),
+        _choice_of(body),
         _schema(holder) if kind == "json_schema" else None,
         kind == "json_object",
     )
@@ -146,6 +146,26 @@ def _instructions(value: object) -> str:
     return value or ""
 
 
+def _without_forgotten(items: Sequence[Any], options: object) -> Iterator[Any]:
+    """Reasoning of before the last user's message is thrown away, unless all of it was asked to be kept."""
+    users = [place for place, item in enumerate(items) if isinstance(item, Mapping) and item.get("role") == "user"]
+    keeps = isinstance(options, Mapping) and options.get("context") is not None
+    last = users[-1] if users and not keeps else 0
+    for place, item in enumerate(items):
+        if place > last or not isinstance(item, Mapping) or item.get("type") != "reasoning":
+            yield item
+
+
+def _choice_of(body: Mapping[str, Any]) -> Choice:
+    """Where all tools are allowed that there are, saying so costs nothing, whatever the mode."""
+    choice = body.get("tool_choice")
+    if isinstance(choice, Mapping) and choice.get("type") == "allowed_tools":
+        allowed = {tool.get("name") for tool in _list(choice.get("tools")) if isinstance(tool, Mapping)}
+        if all(isinstance(tool, Mapping) and tool.get("name") in allowed for tool in _list(body.get("tools"))):
+            return Choice()
+    return _choice(choice)
+
+
 def _append(messages: list[Message], item: Mapping[str, Any]) -> None:
     kind = item.get("type", "message")
     if kind == "message":
@@ -155,7 +175,7 @@ def _append(messages: list[Message], item: Mapping[str, Any]) -> None:
     elif kind == "function_call" and not item.get("namespace"):
         messages.append(Message("assistant", "", calls=(_call(item),)))
     elif kind == "reasoning":
-        raise UncountableError("what reasoning in the history is billed as is not known beforehand")
+        raise UncountableError("what reasoning after the last user's message is billed as is not known beforehand")
     else:
         raise UncountableError(f"input items of type {kind!r} are not counted")
 

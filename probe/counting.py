@@ -144,7 +144,7 @@ _FAMILIES: tuple[tuple[str, _Family | None], ...] = (
     (r"gpt-3\.?5(-turbo)?|gpt-4(-turbo|-32k)?(?!\.)", _GPT_4),
     (r"gpt-4o-mini", _with(_SMALL, images=_Tiles(2833, 5667))),
     (r"gpt-4\.1-mini", _with(_SMALL, images=_Patches(1.62))),
-    (r"gpt-4\.1-nano", _with(_SMALL, images=_Patches(2.46))),
+    (r"gpt-4\.1-nano", _with(_SMALL, images=_Patches(2.46), responses=_Responses(per_call=0, per_required=9))),
     (r"gpt-4o|chatgpt-4o|gpt-4\.1|gpt-4\.5", _GPT_4O),
     (r"gpt-5-chat|o1-mini", _with(_GPT_4O, images=None)),
     # Whether it reasons, and so bills 1 less, was not measured.
