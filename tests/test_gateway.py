@@ -1,9 +1,8 @@
 """`analysis gateway` on the simulator: what it says is what the ledger and the raw lines of the logs say."""
 
 import json
-from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from analysis.cli import analysis
-from analysis.gateway import CALL_COLUMNS, ID_HEADERS, LOG_COLUMNS, analyse
+from analysis.gateway import CALL_COLUMNS, ID_HEADERS, LOG_COLUMNS, Gateway, analyse
 from analysis.join import Joined, join, overlap
 from analysis.logs import Logs, read_logs
 from analysis.lost import paid_and_lost
@@ -20,9 +19,11 @@ from analysis.runs import header_shares, read_run
 from probe.client import Client
 from probe.journal import Journal, end_run, start_run
 from probe.prices import read_prices
-from probe.prompts import numbered
+from probe.prompts import Prompt, numbered
+from probe.record import ObservedCall
+from probe.target import Target
 from probe.transport import Timeouts
-from tests.simulators import AT_ONCE, simulating
+from tests.simulators import AT_ONCE, Simulated, simulating
 from tests.wire import serving, withholds
 
 CONFIG = f"""
@@ -72,25 +73,42 @@ class Made(NamedTuple):
         paths = self.logs.glob(f"insights-logs-{category}/**/PT1H.json")
         return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
 
+    def ids(self, category: str, **having: str) -> set[str]:
+        return {line["correlationId"] for line in self.lines(category) if having.items() <= line.items()}
 
-def make(folder: Path) -> Made:
-    with simulating(folder, CONFIG) as simulated:
-        run = start_run(folder / "results", "mixed", {"arrivals": "closed", "logs": [str(simulated.logs)]})
-        journal, client = Journal(run), Client()
-        for number in range(120):
-            for name in ("one", "gate", "retrying"):
-                prompt = numbered(number % 7, 30, 8)
-                journal.append(client.observe(simulated.target(name), prompt, stream=number % 2 == 0))
-        client.close()
-        journal.close()
-        end_run(run, "completed", dict(journal.counts))
-        # What is on its way arrives when the simulator stops.
-    return Made(Path(run.folder), simulated.logs, simulated.ledger())
+    def of(self, name: str) -> list[dict[str, Any]]:
+        return [line for line in self.ledger if line["resource"] == name]
+
+
+Observe = Callable[..., ObservedCall]
+
+
+@contextmanager
+def running(folder: Path, simulated: Simulated, timeouts: Timeouts | None = None) -> Iterator[tuple[Path, Observe]]:
+    """The folder of a run, and what makes a call of it: of a target, a prompt, and whether to stream."""
+    run = start_run(folder / "results", "mixed", {"arrivals": "closed", "logs": [str(simulated.logs)]})
+    journal, client = Journal(run), Client(timeouts=timeouts)
+
+    def observe(target: Target, prompt: Prompt, *, stream: bool) -> ObservedCall:
+        call = client.observe(target, prompt, stream=stream)
+        journal.append(call)
+        return call
+
+    yield Path(run.folder), observe
+    client.close()
+    journal.close()
+    end_run(run, "completed", dict(journal.counts))
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Made]:
-    yield make(tmp_path_factory.mktemp("gateway"))
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("gateway")
+    with simulating(folder, CONFIG) as simulated, running(folder, simulated) as (run, observe):
+        for number in range(120):
+            for name in ("one", "gate", "retrying"):
+                observe(simulated.target(name), numbered(number % 7, 30, 8), stream=number % 2 == 0)
+    # What is on its way arrives when the simulator stops.
+    return Made(run, simulated.logs, simulated.ledger())
 
 
 @pytest.fixture(scope="module")
@@ -103,21 +121,22 @@ def joined(made: Made, logs: Logs) -> Joined:
     return join(read_run(made.folder, ID_HEADERS, CALL_COLUMNS).calls, logs)
 
 
+@pytest.fixture(scope="module")
+def found(made: Made, logs: Logs, joined: Joined) -> Gateway:
+    return analyse(joined, logs, header_shares(made.folder))
+
+
 def test_what_was_paid_and_lost_is_the_ledgers_to_the_token(made: Made, joined: Joined) -> None:
     got = set(joined.calls.loc[joined.calls["group"] == "answered", "service_request_id"].dropna())
-    counted = {record["correlationId"] for record in made.lines("azureopenairequestusage")}
-    lost = {
-        line["request_id"]: line
-        for line in made.ledger
-        if line["resource"] == "one" and "completion_tokens" in line and line["request_id"] not in got
-    }
+    requested, counted = made.ids("requestresponse"), made.ids("azureopenairequestusage")
+    worked = {line["request_id"]: line for line in made.of("one") if "completion_tokens" in line}
+    lost = {request_id: line for request_id, line in worked.items() if request_id not in got}
     known = [line for request_id, line in lost.items() if request_id in counted]
     found = paid_and_lost(joined, read_prices())
     assert len(known) > 60 and len(lost) > len(known)
     assert int(found.entries["prompt_tokens"].sum()) == sum(line["prompt_tokens"] for line in known)
     assert int(found.entries["generated_tokens"].sum()) == sum(line["completion_tokens"] for line in known)
     # Of the others the request is known, and their tokens are not made up.
-    requested = {record["correlationId"] for record in made.lines("requestresponse")}
     assert set(found.entries["correlation_id"]) == set(lost) & (counted | requested)
     assert found.unexplained.empty
     price = read_prices().price("gpt-4.1-mini-2025-04-14")
@@ -136,9 +155,8 @@ def test_lost_calls_are_told_by_how_the_client_saw_them_end(joined: Joined) -> N
 
 
 def test_coverage_is_the_ledgers(made: Made, logs: Logs, joined: Joined) -> None:
-    raw = [made.lines(name) for name in ("requestresponse", "azureopenairequestusage", "gatewaylogs")]
-    requested, counted, _ = ({record["correlationId"] for record in records} for records in raw)
-    sent = {line["request_id"] for line in made.ledger if line["resource"] == "one"}
+    requested, counted = made.ids("requestresponse"), made.ids("azureopenairequestusage")
+    sent = {line["request_id"] for line in made.of("one")}
     assert counted <= sent and requested <= sent and 0.9 < len(requested) / len(sent) < 1
     coverage = joined.coverage
     ids = set(joined.calls["service_request_id"].dropna())
@@ -146,11 +164,9 @@ def test_coverage_is_the_ledgers(made: Made, logs: Logs, joined: Joined) -> None
     assert coverage.only_client == len(joined.calls) - coverage.matched
     assert coverage.only_log == len((requested | counted) - ids)
     assert coverage.without_request == len(counted - requested)
-    answered = {record["correlationId"] for record in raw[0] if record["resultSignature"] == "200"}
-    assert coverage.without_usage == len(answered - counted)
-    llm = made.lines("gatewayllmlog")
-    copies = sum(len(records) - len({record["correlationId"] for record in records}) for records in (*raw, llm))
-    assert coverage.duplicates == copies > 20
+    assert coverage.without_usage == len(made.ids("requestresponse", resultSignature="200") - counted)
+    categories = ("requestresponse", "azureopenairequestusage", "gatewaylogs", "gatewayllmlog")
+    assert coverage.duplicates == sum(len(made.lines(name)) - len(made.ids(name)) for name in categories) > 20
 
 
 def test_the_clocks_difference_lies_in_its_interval(joined: Joined) -> None:
@@ -171,16 +187,14 @@ def test_what_the_gateway_does_is_found_with_how_it_is_known(made: Made, logs: L
     found = analyse(through_one, logs, header_shares(made.folder))
     by = {row["what"]: row for row in found.behaviour.to_dict("records")}
     # Every stream through it that the back end had answered, and no other.
-    passed = [line for line in made.ledger if line["resource"] == "gate" and line["backends"] == ["one 200"]]
+    passed = [line for line in made.of("gate") if line["backends"] == ["one 200"]]
     assert by["breaks streams"]["calls"] == sum(line["status"] == 500 for line in passed) > 30
     # Only one of the two gateways strips it, which is no more than half of the replies.
     assert not any(what.startswith("strips") for what in by)
 
 
-def test_attempts_behind_the_gateway_are_counted_as_the_ledger_has_them(made: Made, joined: Joined) -> None:
-    attempts = [line["backends"] for line in made.ledger if line["resource"] == "retrying"]
-    hidden = sum(len(backends) - 1 for backends in attempts)
-    found = analyse(joined, read_logs([made.logs], LOG_COLUMNS), header_shares(made.folder))
+def test_attempts_behind_the_gateway_are_counted_as_the_ledger_has_them(made: Made, found: Gateway) -> None:
+    hidden = sum(len(line["backends"]) - 1 for line in made.of("retrying"))
     (row,) = [row for row in found.behaviour.to_dict("records") if row["what"].startswith("calls back ends again")]
     # 3 % of the records are lost, and so is what they say.
     assert 0.8 * hidden <= row["calls"] <= hidden and hidden > 3
@@ -191,8 +205,8 @@ def test_refusals_that_a_gateway_tried_again_after_are_those_of_the_log(made: Ma
     found = json.loads(done.output)
     seen = read_run(made.folder).calls
     named = set(seen.loc[seen["status_code"] == 429, "service_request_id"])
-    logged = {one["correlationId"] for one in made.lines("requestresponse") if one["resultSignature"] == "429"}
-    tries = [back for line in made.ledger if line["resource"] == "retrying" for back in line["backends"]]
+    logged = made.ids("requestresponse", resultSignature="429")
+    tries = [back for line in made.of("retrying") for back in line["backends"]]
     (hidden,) = found["hidden_refusals"]
     assert (hidden["behind"], hidden["where"], hidden["deployment"]) == ("gateway", "ONE", "chat")
     assert hidden["refused"] == hidden["least"] == len(logged - named) == found["hidden"]
@@ -202,7 +216,7 @@ def test_refusals_that_a_gateway_tried_again_after_are_those_of_the_log(made: Ma
 
 
 def test_units_are_sized_from_the_gateways_logs_by_the_tokens_that_it_counted(made: Made) -> None:
-    began = {line["correlationId"] for line in made.lines("gatewaylogs")}
+    began = made.ids("gatewaylogs")
     counted: dict[str, dict[str, Any]] = {}
     for line in made.lines("gatewayllmlog"):
         about = line["properties"] if isinstance(line["properties"], dict) else json.loads(line["properties"])
@@ -219,13 +233,9 @@ def test_units_are_sized_from_the_gateways_logs_by_the_tokens_that_it_counted(ma
     assert found["average"]["input_tokens"] == pytest.approx(sum(tokens) / len(tokens))
 
 
-def test_the_gateways_log_is_joined_by_rules_that_are_named(joined: Joined, logs: Logs, made: Made) -> None:
-    found = analyse(joined, logs, header_shares(made.folder)).paths
-    rules = {(row["from_to"], row["rule"]): row["rows"] for row in found.to_dict("records")}
-    by_pair: Counter[str] = Counter()
-    for (pair, _), rows in rules.items():
-        by_pair[pair] += rows
-    assert set(by_pair.values()) == {len(logs.gateway)}
+def test_the_gateways_log_is_joined_by_rules_that_are_named(found: Gateway, logs: Logs) -> None:
+    rules = found.paths.set_index(["from_to", "rule"])["rows"]
+    assert set(rules.groupby("from_to").sum()) == {len(logs.gateway)}
     assert rules["gateway to client", "RequestId of the LLM log"] > 50
     assert rules["gateway to Azure OpenAI", "apim-request-id that the gateway logged"] > 50
     assert rules["gateway to Azure OpenAI", "through the client: the reply's apim-request-id"] > 50
@@ -259,16 +269,6 @@ def test_logs_of_another_time_or_resource_are_said_to_be_that(made: Made, logs: 
     assert "apim-request-id" in (overlap(join(nameless, logs), logs) or "")
 
 
-@pytest.mark.parametrize("calls", [0, 3])
-def test_a_run_without_calls_or_of_refusals_only_is_no_trouble(tmp_path: Path, calls: int) -> None:
-    from tests.test_analysis import refused, write_run
-
-    folder = write_run(tmp_path, [refused(float(n)) for n in range(calls)])
-    done = CliRunner().invoke(analysis, ["gateway", str(folder), "-o", "json"])
-    assert done.exit_code == 0, done.output
-    assert json.loads(done.output)["paid_and_lost"]["calls"] == 0
-
-
 def test_no_run_ends_in_one_line(tmp_path: Path) -> None:
     done = CliRunner().invoke(analysis, ["gateway", str(tmp_path / "none")])
     assert done.exit_code == 2 and done.output.startswith("analysis: ") and done.output.count("\n") == 1
@@ -290,19 +290,14 @@ strip_headers = ["x-ms-region"]
 
 
 def test_a_policy_against_streams_and_a_stripped_header_are_found(tmp_path: Path) -> None:
-    with simulating(tmp_path, f"{ONE_GATEWAY}\nblock_streaming = true\n") as simulated:
-        run = start_run(tmp_path / "results", "mixed", {"arrivals": "closed", "logs": [str(simulated.logs)]})
-        journal, client = Journal(run), Client()
+    config = f"{ONE_GATEWAY}\nblock_streaming = true\n"
+    with simulating(tmp_path, config) as simulated, running(tmp_path, simulated) as (run, observe):
         for number in range(24):
             for name in ("one", "gate"):
-                prompt = numbered(number, 30, 40)
-                journal.append(client.observe(simulated.target(name), prompt, stream=number % 2 == 0))
-        client.close()
-        journal.close()
-        end_run(run, "completed", dict(journal.counts))
-    done = CliRunner().invoke(analysis, ["gateway", str(run.folder), "-o", "json"])
+                observe(simulated.target(name), numbered(number, 30, 40), stream=number % 2 == 0)
+    done = CliRunner().invoke(analysis, ["gateway", str(run), "-o", "json"])
     found = json.loads(done.output)
-    calls = read_run(Path(run.folder), (), CALL_COLUMNS).calls
+    calls = read_run(run, (), CALL_COLUMNS).calls
     streams = calls[(calls["target"] == "gate") & calls["request_stream"]]
     assert set(streams["outcome"]) == {"not_found"}
     by = {row["what"]: (row["calls"], row["of"]) for row in found["behaviour"]}
@@ -332,22 +327,21 @@ backends = [{ resource = "one" }]
 def test_what_the_service_completed_and_the_client_gave_up_waiting_for_is_the_ledgers_to_the_token(
     tmp_path: Path,
 ) -> None:
-    with simulating(tmp_path, SLOW) as simulated, ExitStack() as stack:
-        run = start_run(tmp_path / "results", "mixed", {"arrivals": "closed", "logs": [str(simulated.logs)]})
-        journal, client = Journal(run), Client(timeouts=Timeouts(total=0.5))
+    with (
+        simulating(tmp_path, SLOW) as simulated,
+        running(tmp_path, simulated, Timeouts(total=0.5)) as (run, observe),
+        ExitStack() as stack,
+    ):
         for name, has_head in (("one", True), ("gate", False)):
             target = simulated.target(name)
             port = int(target.endpoint.rpartition(":")[2])
             between = stack.enter_context(serving(withholds(port, head=has_head)))
             for number in range(2):
                 held_up = msgspec.structs.replace(target, name=f"{name} held up", endpoint=between.url)
-                journal.append(client.observe(held_up, numbered(number, 30, 3), stream=False))
-        journal.append(client.observe(simulated.target("one"), numbered(9, 30, 100), stream=True))
-        client.close()
-        journal.close()
-        end_run(run, "completed", dict(journal.counts))
+                observe(held_up, numbered(number, 30, 3), stream=False)
+        observe(simulated.target("one"), numbered(9, 30, 100), stream=True)
     logs = read_logs([simulated.logs], LOG_COLUMNS)
-    found = paid_and_lost(join(read_run(Path(run.folder)).calls, logs), read_prices())
+    found = paid_and_lost(join(read_run(run).calls, logs), read_prices())
     assert set(found.entries["outcome"]) == {"timeout_total"} and found.unexplained.empty
     billed = {line["request_id"]: line for line in simulated.ledger() if line["resource"] == "one"}
     tokens = {
