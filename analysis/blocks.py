@@ -40,16 +40,21 @@ def share_interval(blocks: Floats | None) -> tuple[float | None, float | None]:
     return float(low), float(high)
 
 
-def smallest_interval(by_count: Mapping[int, Floats | None], allowed: float) -> tuple[int | None, int | None]:
-    """Of the smallest count: of each draw of blocks, the first count from which on it holds."""
+def smallest_counts(by_count: Mapping[int, Floats | None], allowed: float) -> NDArray[np.int64] | None:
+    """Of each draw of blocks, the first count from which on it holds; None where the load is too short to be cut."""
     known = {count: blocks for count, blocks in sorted(by_count.items()) if blocks is not None}
     if not known:
-        return None, None
+        return None
     counts = np.array(list(known))
     totals = _drawn(np.stack(list(known.values())))
     holds = totals[:, :, 0] <= allowed * totals[:, :, 1]
-    needed = np.where(holds.any(axis=0), counts[np.argmax(holds, axis=0)], counts[-1])
-    low, high = np.quantile(needed, _TAILS, method="nearest")
+    return np.asarray(np.where(holds.any(axis=0), counts[np.argmax(holds, axis=0)], counts[-1]))
+
+
+def count_interval(draws: NDArray[np.int64] | None) -> tuple[int | None, int | None]:
+    if draws is None:
+        return None, None
+    low, high = np.quantile(draws, _TAILS, method="nearest")
     return int(low), int(high)
 
 

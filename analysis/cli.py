@@ -281,8 +281,10 @@ def compare(a: Path, b: Path, fail_on: str | None, output: "Output") -> None:
     Times, refusals and failures, tokens, rates and what headers say, each with its difference, an interval of 95 % and
     a verdict; what makes them incomparable is said.
     """
-    from analysis.compare import CALL_COLUMNS, HEADERS, SAMPLED, as_result, is_judged, is_worse
     from analysis.compare import compare as compare_runs
+    from analysis.compare import is_judged, is_worse
+    from analysis.compare_figures import CALL_COLUMNS, HEADERS, SAMPLED
+    from analysis.compare_told import as_result
     from analysis.output import render, with_gaps
     from analysis.runs import RunError, read_run
 

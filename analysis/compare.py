@@ -11,73 +11,51 @@ Bounds.     What another hour or another day would have brought is in no interva
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from analysis.comparable import Comparable, Topic, comparable
-from analysis.outcomes import lateness, without_late_marks
-from analysis.output import Result, Table
-from analysis.regions import FEW, tokens_per_second
+from analysis.compare_figures import (
+    ALWAYS,
+    FEWEST_STRETCHES,
+    FIGURES,
+    MOST_STRETCHES,
+    SHORT,
+    UNITS,
+    Better,
+    Figure,
+    outcomes,
+)
+from analysis.costs import rates
+from analysis.loads import busiest, of_run
+from analysis.outcomes import without_late_marks
+from analysis.ptu import Asked, Sizing, size
+from analysis.ptu_models import find_model
 from analysis.runs import Run
 from analysis.stats import (
     CONFIDENCE,
     Estimate,
     Spells,
     design_effect,
+    from_draws,
     mean_difference,
     quantile_difference,
     share_difference,
 )
-from probe.record import NOT_SENT
+from probe.target import SettingsError
 
-HEADERS = (
-    "azure-openai-deployment-utilization",
-    "x-ratelimit-limit-tokens",
-    "x-ratelimit-remaining-tokens",
-    "x-ms-is-spilled-over",
-)
-CALL_COLUMNS = (
-    "target", "gateway", "request_model", "request_stream", "status_code", "throttle_kind", "response_model", "region",
-    "time_to_first_token", "tainted", "buffered", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens",
-    "retry_after",
-)  # fmt: skip
-SAMPLED = ("event_times",)
 WORSE = "worse"
 NO_DIFFERENCE = "no detectable difference"
+CLEAR = (WORSE, "better", "higher", "lower")
 
-# Stretches of a run: as many as are a minute long, within these bounds.
-_FEWEST_STRETCHES, _MOST_STRETCHES = 10, 30
-# A quantile needs so many observations on its narrow side, or its interval ends with the data.
-_BEYOND = 5
 _COLUMNS = ["figure", "unit", "a", "b", "difference", "low", "high", "change", "n", "verdict"]
-
-Better = Literal["lower", "higher"] | None
-Values = Callable[[pd.DataFrame], pd.Series]
-
-
-class Figure(NamedTuple):
-    """`values` are a call's each, or flags; `at` is the quantile of them, else it is their mean. `better` is None where
-    more is neither good nor bad. Of what is `a_minute`, a stretch's sum is an observation."""
-
-    name: str
-    unit: str
-    topic: Topic
-    better: Better
-    values: Values
-    at: float | None = None
-    a_minute: bool = False
-
-    @property
-    def fewest(self) -> int:
-        if self.a_minute:
-            return _FEWEST_STRETCHES
-        return FEW if self.at is None else max(FEW, round(_BEYOND / min(self.at, 1 - self.at)))
 
 
 class Comparison(NamedTuple):
-    """`figures` of the whole runs and `parts` of targets and classes have a row a figure; see `docs/analysis.md`."""
+    """`figures` of the whole runs and `parts` of deployments, targets and classes have a row a figure; see
+    `docs/analysis.md`."""
 
     figures: pd.DataFrame
     parts: pd.DataFrame
@@ -101,8 +79,8 @@ def compare(a: Run, b: Run) -> Comparison:
     sides = _side(a), _side(b)
     for name, run, side in zip("AB", (a, b), sides, strict=True):
         about.warnings.extend(_no_claim(name, run.calls, side.calls))
-    whole = _compared([*_FIGURES, *_outcomes(*sides)], *sides, about.withheld)
-    parts = list(_parts(*sides, about))
+    whole = _compared([*FIGURES, *outcomes(*(side.calls for side in sides))], *sides, about.withheld)
+    parts = [*_units(a, b, about), *_parts(*sides, about)]
     family = _judged([one for _, found in parts for one in found])
     tables = [_table(found, family).assign(**part) for part, found in parts]
     columns = ["of", "name", *_COLUMNS]
@@ -113,7 +91,7 @@ def compare(a: Run, b: Run) -> Comparison:
 def _side(run: Run) -> _Side:
     """Without first tokens where the client was too late itself."""
     calls, _ = without_late_marks(run.calls, run.about.options.max_tainted)
-    number = int(np.clip(run.seconds / 60, _FEWEST_STRETCHES, _MOST_STRETCHES))
+    number = int(np.clip(run.seconds / 60, FEWEST_STRETCHES, MOST_STRETCHES))
     width = run.seconds / number or 1.0
     stretch = np.minimum((calls["at"] / width).astype(int), number - 1)
     return _Side(calls.assign(stretch=stretch), number, width / 60)
@@ -124,143 +102,48 @@ def _no_claim(name: str, calls: pd.DataFrame, left: pd.DataFrame) -> Iterator[st
         yield f"{name} has no times to the first token: too many of them may be late by the client's own doing."
 
 
-def _answered(calls: pd.DataFrame) -> pd.DataFrame:
-    return calls[calls["group"] == "answered"]
-
-
-def _sent(calls: pd.DataFrame) -> pd.DataFrame:
-    return calls[~calls["outcome"].isin(NOT_SENT)]
-
-
-def _first_token(calls: pd.DataFrame) -> pd.Series:
-    return _answered(calls)["time_to_first_token"].dropna()
-
-
-def _from_due(calls: pd.DataFrame) -> pd.Series:
-    answered = _answered(calls)
-    return (lateness(answered) + answered["time_to_first_token"]).dropna()
-
-
-def _duration(stream: bool) -> Values:
-    def values(calls: pd.DataFrame) -> pd.Series:
-        answered = _answered(calls)
-        return answered.loc[answered["request_stream"] == stream, "duration"].dropna()
-
-    return values
-
-
-def _gaps(of: Callable[[Any], Any]) -> Values:
-    """One figure a call of the seconds between its events, where it had several."""
-
-    def values(calls: pd.DataFrame) -> pd.Series:
-        events = _answered(calls)["event_times"].dropna()
-        return events[events.map(len) > 1].map(lambda times: float(of(np.diff(times))) / 1e6).astype("float64")
-
-    return values
-
-
-def _of_answered(column: str) -> Values:
-    return lambda calls: _answered(calls)[column].dropna().astype("float64")
-
-
-def _cached_share(calls: pd.DataFrame) -> pd.Series:
-    known = _answered(calls).dropna(subset=["cached_tokens", "input_tokens"])
-    known = known[known["input_tokens"] > 0]
-    return (known["cached_tokens"] / known["input_tokens"]).astype("float64")
-
-
-def _share(group: str) -> Values:
-    return lambda calls: _sent(calls)["group"] == group
-
-
-def _number(calls: pd.DataFrame, header: str) -> pd.Series:
-    return pd.to_numeric(calls[header].str.rstrip("% "), errors="coerce")
-
-
-def _utilization(calls: pd.DataFrame) -> pd.Series:
-    return (_number(calls, "azure-openai-deployment-utilization") / 100).dropna()
-
-
-def _remaining(calls: pd.DataFrame) -> pd.Series:
-    limit = _number(calls, "x-ratelimit-limit-tokens")
-    return (_number(calls, "x-ratelimit-remaining-tokens") / limit.where(limit > 0)).dropna()
-
-
-def _spilled(calls: pd.DataFrame) -> pd.Series:
-    said = _answered(calls)["x-ms-is-spilled-over"].dropna()
-    return said.str.lower() == "true"
-
-
-def _times(name: str, better: Better, values: Values, *percents: int, unit: str = "s") -> Iterator[Figure]:
-    for percent in percents:
-        yield Figure(f"{name}_p{percent:02}", unit, "times", better, values, percent / 100)
-
-
-_SHORT = (
-    *_times("ttft", "lower", _first_token, 50, 95),
-    *_times("stream_duration", "lower", _duration(True), 95),
-    *_times("whole_duration", "lower", _duration(False), 95),
-    Figure("throttled", "share", "shares", "lower", _share("throttled")),
-    Figure("failed", "share", "shares", "lower", _share("failed")),
-)
-_FIGURES = (
-    *_times("ttft", "lower", _first_token, 50, 95, 99),
-    *_times("ttft_from_due", "lower", _from_due, 50, 95, 99),
-    *_times("stream_duration", "lower", _duration(True), 50, 95, 99),
-    *_times("whole_duration", "lower", _duration(False), 50, 95, 99),
-    *_times("token_gap", "lower", _gaps(np.median), 50, 95),
-    *_times("longest_gap", "lower", _gaps(np.max), 50, 95),
-    *_times("tokens_per_second", "higher", lambda calls: tokens_per_second(_answered(calls)), 5, 50, unit="tokens/s"),
-    Figure("throttled", "share", "shares", "lower", _share("throttled")),
-    Figure("failed", "share", "shares", "lower", _share("failed")),
-    Figure("dropped", "share", "shares", "lower", lambda calls: calls["group"] == "dropped"),
-    Figure("buffered", "share", "shares", "lower", lambda calls: _answered(calls)["buffered"].dropna().astype(bool)),
-    Figure("spilled_over", "share", "headers", "lower", _spilled),
-    Figure("retry_after_p50", "s", "headers", "lower", lambda calls: calls["retry_after"].dropna(), 0.5),
-    Figure("utilization_p50", "share", "headers", None, _utilization, 0.5),
-    Figure("utilization_p95", "share", "headers", None, _utilization, 0.95),
-    Figure("remaining_tokens_p05", "share", "headers", None, _remaining, 0.05),
-    Figure("input_tokens", "a call", "tokens", None, _of_answered("input_tokens")),
-    Figure("cached_input", "share", "tokens", None, _cached_share),
-    Figure("output_tokens", "a call", "tokens", None, _of_answered("output_tokens")),
-    Figure("reasoning_tokens", "a call", "tokens", None, _of_answered("reasoning_tokens")),
-    Figure("calls_sent", "a minute", "rates", None, lambda calls: pd.Series(1.0, _sent(calls).index), a_minute=True),
-    Figure("calls_answered", "a minute", "rates", "higher", lambda calls: pd.Series(1.0, _answered(calls).index),
-           a_minute=True),
-    Figure("input_tokens_used", "a minute", "rates", None, _of_answered("input_tokens"), a_minute=True),
-    Figure("output_tokens_used", "a minute", "rates", None, _of_answered("output_tokens"), a_minute=True),
-)  # fmt: skip
-
-
-# That nothing was refused, or failed, is worth a line.
-_ALWAYS = ("throttled", "failed")
-
-
-def _outcomes(a: _Side, b: _Side) -> Iterator[Figure]:
-    """Of each way to fail, and each cause of throttling, that either run has; one alone is the group's share."""
-    for group, column in (("failed", "outcome"), ("throttled", "throttle_kind")):
-        sides = (side.calls.loc[side.calls["group"] == group, column] for side in (a, b))
-        found = {str(name) for names in sides for name in names.dropna().unique()}
-        for name in sorted(found) if len(found) > 1 else ():
-            yield Figure(f"{group}: {name}", "share", "shares", "lower", _one_of(group, column, name))
-
-
-def _one_of(group: str, column: str, name: str) -> Values:
-    def values(calls: pd.DataFrame) -> pd.Series:
-        sent = _sent(calls)
-        return (sent["group"] == group) & (sent[column] == name).fillna(False).astype(bool)
-
-    return values
-
-
 def _parts(a: _Side, b: _Side, about: Comparable) -> Iterator[tuple[dict[str, str], list["_Compared"]]]:
     """Of targets and classes that both runs have; of one alone nothing that the whole does not say."""
     for of, column in (("target", "target"), ("class", "traffic")):
         names = [set(side.calls[column].dropna().unique()) for side in (a, b)]
         for name in sorted(map(str, names[0] & names[1])) if len(names[0] | names[1]) > 1 else ():
             withheld = about.withheld_of_class(name) if of == "class" else about.withheld
-            found = _compared(_SHORT, a.only(column, name), b.only(column, name), withheld)
+            found = _compared(SHORT, a.only(column, name), b.only(column, name), withheld)
             yield {"of": of, "name": name}, found
+
+
+def _units(a: Run, b: Run, about: Comparable) -> Iterator[tuple[dict[str, str], list["_Compared"]]]:
+    """Provisioned units that the load of each deployment that both called needs, where they can be sized."""
+    called = [set(run.calls["request_model"].dropna().unique()) for run in (a, b)]
+    for name in sorted(map(str, called[0] & called[1])):
+        try:
+            yield {"of": "deployment", "name": name}, [_units_of(_sized(a, name), _sized(b, name), about)]
+        except SettingsError:
+            # Nothing was answered, or what answered is in no table: the report says which.
+            continue
+
+
+def _sized(run: Run, deployment: str) -> Sizing:
+    load = of_run(run.calls, deployment)
+    if len(load.models) != 1:
+        raise SettingsError(f"{deployment}: several models answered, or none")
+    model = find_model(load.models[0], "global")
+    return size(busiest(load.calls), model, Asked(), rates(model.name))
+
+
+def _units_of(a: Sizing, b: Sizing, about: Comparable) -> "_Compared":
+    def difference(confidence: float) -> Estimate | None:
+        if a.draws is None or b.draws is None:
+            return Estimate(float(b.ptu - a.ptu), None, None, min(a.calls, b.calls))
+        # Draws with the same number of blocks are of the same blocks, which would make them go together.
+        draws = b.draws - np.random.default_rng(1).permutation(a.draws)
+        return from_draws(float(b.ptu - a.ptu), draws, min(a.calls, b.calls), confidence)
+
+    withheld = about.withheld.get("rates")
+    why = None if withheld is None else f"not compared: {withheld}"
+    if a.draws is None or b.draws is None:
+        why = why or "too short for an interval"
+    return _Compared(UNITS, float(a.ptu), float(b.ptu), (a.calls, b.calls), difference, why)
 
 
 class _Compared(NamedTuple):
@@ -277,7 +160,7 @@ class _Compared(NamedTuple):
 def _compared(figures: Iterable[Figure], a: _Side, b: _Side, withheld: Mapping[Topic, str]) -> list[_Compared]:
     """Figures that neither run has anything for are left out, and of zeros those that nobody misses."""
     found = [_pair(figure, a, b, withheld.get(figure.topic)) for figure in figures]
-    return [one for one in found if any(one.n) and (one.a or one.b or one.figure.name in _ALWAYS)]
+    return [one for one in found if any(one.n) and (one.a or one.b or one.figure.name in ALWAYS)]
 
 
 def _pair(figure: Figure, a: _Side, b: _Side, withheld: str | None) -> _Compared:
@@ -333,6 +216,18 @@ def _why(figure: Figure, n: tuple[int, int], withheld: str | None) -> str | None
     return None
 
 
+def is_unjudged(verdict: str) -> bool:
+    return verdict not in (NO_DIFFERENCE, *CLEAR) and not verdict.startswith("perhaps ")
+
+
+def is_judged(found: Comparison) -> bool:
+    return not found.figures["verdict"].map(is_unjudged).all()
+
+
+def is_worse(found: Comparison) -> bool:
+    return any((table["verdict"] == WORSE).any() for table in (found.figures, found.parts))
+
+
 def _judged(found: list[_Compared]) -> int:
     return sum(one.why is None for one in found)
 
@@ -367,73 +262,3 @@ def _verdict(better: Better, alone: Estimate | None, sure: Estimate | None) -> s
     way = "higher" if alone.value > 0 else "lower"
     said = way if better is None else "better" if way == better else WORSE
     return said if sure.excludes_zero else f"perhaps {said}"
-
-
-def as_result(found: Comparison, names: tuple[str, str]) -> Result:
-    """`names` are those of A and B."""
-    tables = (found.figures, found.parts)
-    verdicts = pd.concat([table["verdict"] for table in tables])
-    counts = {str(said): int(number) for said, number in verdicts.value_counts().items() if not _unjudged(str(said))}
-    lines = [
-        f"A is {names[0]}, B is {names[1]}. Differences are B less A.",
-        _counted(counts) if counts else "Nothing of them can be compared.",
-        *(_said(row) for table in tables for row in table.to_dict("records") if row["verdict"] in _CLEAR),
-        *(f"! {withheld}" for withheld in _withheld(found)),
-        *(f"! {warning}" for warning in found.about.warnings),
-    ]
-    facts = {"a": names[0], "b": names[1], "verdicts": counts, "warnings": found.about.warnings}
-    return Result(
-        lines,
-        facts,
-        {
-            "changed": Table("What was not the same", found.about.changed, "nothing that is on record"),
-            "figures": Table("The whole runs", found.figures, "neither run has a call"),
-            "parts": Table("Targets and classes that both have", found.parts, "only one, or none that both have"),
-        },
-    )
-
-
-_CLEAR = (WORSE, "better", "higher", "lower")
-
-
-def _unjudged(verdict: str) -> bool:
-    return verdict not in (NO_DIFFERENCE, *_CLEAR) and not verdict.startswith("perhaps ")
-
-
-def is_judged(found: Comparison) -> bool:
-    return not found.figures["verdict"].map(_unjudged).all()
-
-
-def is_worse(found: Comparison) -> bool:
-    return any((table["verdict"] == WORSE).any() for table in (found.figures, found.parts))
-
-
-def _counted(counts: Mapping[str, int]) -> str:
-    order = [*_CLEAR, *(f"perhaps {said}" for said in _CLEAR), NO_DIFFERENCE]
-    told = ", ".join(f"{counts[said]} {said}" for said in order if said in counts)
-    return f"Of {sum(counts.values())} figures: {told}."
-
-
-def _withheld(found: Comparison) -> Iterator[str]:
-    """Each reason once."""
-    by_reason: dict[str, list[str]] = {}
-    for topic, why in found.about.withheld.items():
-        by_reason.setdefault(why, []).append(topic)
-    for why, topics in by_reason.items():
-        yield f"Not compared ({', '.join(topics)}), as their load is not the same: {why}."
-
-
-def _said(row: dict[Any, Any]) -> str:
-    of = f"{row['name']}, " if "name" in row else ""
-    a, b, difference, low, high = (_shown(row[name], row["unit"]) for name in ("a", "b", "difference", "low", "high"))
-    change = "" if row["change"] is None or pd.isna(row["change"]) else f", {row['change']:+.0%}"
-    return (
-        f"{of}{row['figure']}: {row['verdict']}, {b} and was {a} ({difference}{change}; 95 %: {low} to {high};"
-        f" {row['n'][1]:,} and {row['n'][0]:,} observations)."
-    )
-
-
-def _shown(value: float, unit: str) -> str:
-    if unit == "s":
-        return f"{value * 1000:,.0f} ms" if abs(value) < 10 else f"{value:,.1f} s"
-    return f"{value:.2%}" if unit == "share" else f"{value:,.1f} {unit}"

@@ -4,7 +4,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import pandas as pd
 
 from analysis import application, loads, ptu, regions, signals, tokens
@@ -30,8 +29,6 @@ from analysis.throttling import by_cause, limiters, promises, with_cause
 from analysis.tokens import MOST, differences, estimates
 from probe.target import SettingsError
 
-# Beyond so many calls the busiest stretch of a run is sized for: it needs the most, and a replay of all takes long.
-MOST_SIZED = 50_000
 LOG_COLUMNS = ("account", "status", "began_ns", "ended_ns", "logged_ns", "prompt_tokens", "generated_tokens")
 _COLUMNS = (
     *(*signals.CALL_COLUMNS, *regions.CALL_COLUMNS),
@@ -156,7 +153,7 @@ def _size(run: Run, deployment: str) -> Sized:
         return Sized(deployment, why=named if len(load.calls) else "no call says how many tokens it used")
     model = find_model(load.models[0], "global")
     at = rates(model.name)
-    part = busiest(load.calls)
+    part = loads.busiest(load.calls)
     notes = list(load.notes)
     if _is_provisioned(run.calls[run.calls["request_model"] == deployment]):
         capacity = at_the_knee(run, model, deployment)
@@ -170,16 +167,6 @@ def _size(run: Run, deployment: str) -> Sized:
 
 def _is_provisioned(calls: pd.DataFrame) -> bool:
     return bool((calls["throttle_kind"] == "ptu").any() or calls["azure-openai-deployment-utilization"].notna().any())
-
-
-def busiest(load: pd.DataFrame, most: int = MOST_SIZED) -> pd.DataFrame:
-    """All of it, or the `most` calls in a row that came in the shortest time."""
-    if len(load) <= most:
-        return load
-    ordered = load.sort_values("at", kind="stable", ignore_index=True)
-    at = ordered["at"].to_numpy(dtype="float64")
-    first = int(np.argmin(at[most - 1 :] - at[: len(at) - most + 1]))
-    return ordered.iloc[first : first + most]
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

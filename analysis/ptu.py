@@ -9,8 +9,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from numpy.typing import NDArray
 
-from analysis.blocks import by_block, share_interval, smallest_interval
+from analysis.blocks import by_block, count_interval, share_interval, smallest_counts
 from analysis.costs import Rates, Spilled, spilled
 from analysis.ptu_models import Average, Model, by_average
 from analysis.replay import BUCKET_SECONDS, Charges, Floats, Replayed, charges, replay
@@ -45,6 +46,7 @@ class Sizing(NamedTuple):
                  that has no price)
     sensitivity  what would be needed if the load were otherwise: change, ptu
     spilled      what the answer's units refuse; None where nothing spills over, or has no price
+    draws        what each draw of the interval's bootstrap needs; None where the load is too short
     """
 
     ptu: int
@@ -56,6 +58,7 @@ class Sizing(NamedTuple):
     calls: int
     minutes: float
     spilled: Spilled | None = None
+    draws: NDArray[np.int64] | None = None
 
 
 class _Case(NamedTuple):
@@ -93,12 +96,13 @@ def size(load: pd.DataFrame, model: Model, asked: Asked, at: Rates) -> Sizing:
         rows.append(row)
         if count > ptu and not any(row["refused_attempts"] for row in rows[-2:]):
             break
-    low, high = smallest_interval(blocks, asked.throttled)
+    draws = smallest_counts(blocks, asked.throttled)
+    low, high = count_interval(draws)
     sensitivity = pd.DataFrame(
         [{"change": what, "ptu": _needed(_case(changed, model, asked))} for what, changed in _changes(case.load)]
     )
     minutes = case.seconds / 60
-    return Sizing(ptu, low, high, average, pd.DataFrame(rows), sensitivity, len(case.load), minutes, spills[ptu])
+    return Sizing(ptu, low, high, average, pd.DataFrame(rows), sensitivity, len(case.load), minutes, spills[ptu], draws)
 
 
 def span(load: pd.DataFrame) -> float:

@@ -51,7 +51,7 @@ def quantile_estimate(values: pd.Series, at: float, seed: int = 0) -> Estimate |
     known = _known(values)
     if not len(known):
         return None
-    return _estimate(float(np.quantile(known, at)), _quantile_draws(known, at, _generator(seed)), len(known))
+    return from_draws(float(np.quantile(known, at)), _quantile_draws(known, at, _generator(seed)), len(known))
 
 
 def quantile_difference(
@@ -74,7 +74,7 @@ def quantile_difference(
     draws = _quantile_draws(one, at, generator, effects[0], number)
     draws -= _quantile_draws(other, at, generator, effects[1], number)
     value = float(np.quantile(one, at) - np.quantile(other, at))
-    return _estimate(value, draws, min(len(one), len(other)), confidence)
+    return from_draws(value, draws, min(len(one), len(other)), confidence)
 
 
 def mean_difference(
@@ -157,7 +157,7 @@ def mean_estimate(values: pd.Series, seed: int = 0) -> Estimate | None:
     if len(known) > _RESAMPLED:
         half = _Z * float(known.std(ddof=1)) / len(known) ** 0.5
         return Estimate(value, value - half, value + half, len(known))
-    return _estimate(value, resampled(len(known), lambda rows: known[rows].mean(axis=1), seed), len(known))
+    return from_draws(value, resampled(len(known), lambda rows: known[rows].mean(axis=1), seed), len(known))
 
 
 def resampled(n: int, statistic: Callable[[NDArray[np.intp]], Draws], seed: int = 0) -> Draws:
@@ -212,7 +212,8 @@ def _quantile_draws(
     return np.interp(drawn * len(known) - 0.5, np.arange(len(known)), known)
 
 
-def _estimate(value: float, draws: Draws, n: int, confidence: float = CONFIDENCE) -> Estimate:
+def from_draws(value: float, draws: Draws, n: int, confidence: float = CONFIDENCE) -> Estimate:
+    """Of a value and what resamples of its `n` observations make of it."""
     if n < 2:
         return Estimate(value, None, None, n)
     tail = (1 - confidence) / 2

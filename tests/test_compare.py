@@ -11,9 +11,11 @@ import pytest
 from click.testing import CliRunner
 
 from analysis.cli import analysis
-from analysis.compare import CALL_COLUMNS, HEADERS, SAMPLED, Comparison, as_result, compare
+from analysis.compare import CLEAR, Comparison, compare, is_unjudged
+from analysis.compare_figures import CALL_COLUMNS, HEADERS, SAMPLED
+from analysis.compare_told import as_result
 from analysis.output import as_json
-from analysis.runs import read_run
+from analysis.runs import Run, read_run
 from probe.record import ObservedCall
 from tests.commands import run
 from tests.test_analysis import call, refused, write_run
@@ -115,18 +117,29 @@ def test_refusals_that_come_in_spells_do_not_pass_for_as_many_refusals(tmp_path:
     assert figures(few, many)["throttled"]["verdict"] == "worse"
 
 
-def test_of_two_runs_alike_hardly_ever_any_figure_is_called_different(tmp_path: Path) -> None:
-    verdicts = []
-    runs = [
-        read_run(written(tmp_path / str(seed), calls(seed, 150)), HEADERS, CALL_COLUMNS, SAMPLED) for seed in range(16)
-    ]
-    for a, b in zip(runs[::2], runs[1::2], strict=True):
-        found = compare(a, b)
-        verdicts += [*found.figures["verdict"], *found.parts["verdict"]]
-    told = [one for one in verdicts if one in ("worse", "better", "higher", "lower")]
-    judged = [one for one in verdicts if not one.startswith("fewer")]
-    # One in 20 would look different by itself; of eight comparisons with two tables each, one figure may.
-    assert len(judged) > 100 and len(told) <= 2
+def alike(run: Run, rng: np.random.Generator, number: int = 150) -> Run:
+    """Calls of a long run drawn at random, one after the other: another run of the same distribution."""
+    drawn = run.calls.sample(number, random_state=int(rng.integers(2**31))).reset_index(drop=True)
+    return run._replace(calls=drawn.assign(at=np.arange(number) * 0.5))
+
+
+@pytest.mark.parametrize("pairs", [10, pytest.param(200, marks=pytest.mark.soak)])
+def test_two_runs_alike_are_told_apart_no_more_often_than_chance_allows(tmp_path: Path, pairs: int) -> None:
+    rng = np.random.default_rng(5)
+    whole = read_run(written(tmp_path, calls(1, 3_000)), HEADERS, CALL_COLUMNS, SAMPLED)
+    verdicts: list[str] = []
+    tables = told = 0
+    for _ in range(pairs):
+        found = compare(alike(whole, rng), alike(whole, rng))
+        for table in (found.figures, found.parts):
+            verdicts += list(table["verdict"])
+            tables += 1
+            told += int(table["verdict"].isin(CLEAR).any())
+    judged = [one for one in verdicts if not is_unjudged(one)]
+    perhaps = sum(one.startswith("perhaps ") for one in judged)
+    print(f"{len(judged):,} figures judged, {perhaps} perhaps; {told} of {tables} tables with one called different")
+    # Of figures 5 in 100 may look different by themselves, of tables 5 in 100 have one that is called so.
+    assert len(judged) > 20 * pairs and perhaps <= 0.05 * len(judged) and told <= max(1, 0.05 * tables)
 
 
 def with_mix(folder: Path, mix: list[dict[str, Any]], **about: Any) -> Path:
@@ -152,6 +165,46 @@ def test_the_open_and_the_closed_model_are_not_compared_but_for_what_calls_are_m
     found = figures(a, b)
     assert found["ttft_p50"]["verdict"] == found["throttled"]["verdict"] == "not compared: open and closed model"
     assert found["output_tokens"]["verdict"] == "no detectable difference"
+
+
+def test_another_scenario_is_not_compared_and_other_targets_are_said(tmp_path: Path) -> None:
+    east = [{"name": "east", "endpoint": "https://east.openai.azure.com", "deployment": "chat"}]
+    west = [{**east[0], "endpoint": "https://west.openai.azure.com"}]
+    a, b = written(tmp_path / "a", calls(1, 60), targets=east), written(tmp_path / "b", calls(2, 60), targets=west)
+    said = invoked(str(a), str(b)).stdout
+    assert "! The targets were others, or other deployments of them." in said
+    assert "chat, east.openai.azure.com" in said and "chat, west.openai.azure.com" in said
+    about = json.loads((b / "run.json").read_text())
+    (b / "run.json").write_text(json.dumps({**about, "scenario": "burst"}))
+    done = invoked(str(a), str(b), "--fail-on", "worse")
+    assert done.exit_code == 7 and "Nothing of them can be compared." in done.stdout
+    assert "as their load is not the same: another scenario." in done.stdout
+
+
+def at_random(seed: int, rate: float = 2.0, output: float = 30.0) -> Iterator[ObservedCall]:
+    """Of gpt-4.1, at random times."""
+    rng, at = random.Random(seed), 0.0
+    while (at := at + rng.expovariate(rate)) < 1_000:
+        tokens = {"input_tokens": 500, "output_tokens": 1 + round(rng.expovariate(1 / output))}
+        yield stream(at, rng, response_model="gpt-4.1-2025-04-14", request_max_tokens=None, **tokens)
+
+
+def test_units_that_a_load_needs_are_compared_with_an_interval_and_so_is_its_price(tmp_path: Path) -> None:
+    before, same, longer = (
+        written(tmp_path / name, at_random(seed, output=output))
+        for name, seed, output in (("a", 1, 30.0), ("b", 2, 30.0), ("c", 3, 150.0))
+    )
+    found = compared(before, longer)
+    (units,) = found.parts[found.parts["of"] == "deployment"].to_dict("records")
+    # 120 calls a minute of 500 + 4 x 31 tokens over 3,000 are 25 units; of 500 + 4 x 151 they are 44.
+    assert (units["figure"], units["verdict"]) == ("units_needed", "higher")
+    assert units["low"] <= units["difference"] <= units["high"] and units["difference"] == pytest.approx(19, abs=7)
+    price = found.figures.set_index("figure").loc["list_price"]
+    # $2 and $8 a million.
+    assert price["a"] == pytest.approx(1.0 + 31 * 0.008, rel=0.05) and price["verdict"] == "worse"
+    assert "list_price: worse, $2.2" in invoked(str(before), str(longer)).stdout
+    again = compared(before, same).parts
+    assert list(again.loc[again["of"] == "deployment", "verdict"]) == ["no detectable difference"]
 
 
 def test_what_else_was_another_is_said(tmp_path: Path) -> None:
@@ -198,6 +251,11 @@ def test_runs_of_which_there_is_little_or_nothing_to_say_are_compared_and_why_is
     if (one, other) == ("only 429s", "usual"):
         assert found["throttled"]["verdict"] == "better" and found["ttft_p50"]["verdict"] == "A has none"
         assert found["throttled"]["difference"] == -1.0
+    if (one, other) == ("one call", "usual"):
+        assert found["ttft_p50"]["verdict"] == found["throttled"]["verdict"] == "fewer than 30 calls"
+        assert "there is too little to judge by" in done.stdout or "Nothing of them" in done.stdout
+    if (one, other) == ("no success", "usual"):
+        assert found["failed"]["verdict"] == "better" and found["ttft_p50"]["verdict"] == "A has none"
     if {one, other} == {"only 429s"}:
         assert found["throttled"]["verdict"] == "no detectable difference"
 

@@ -39,11 +39,11 @@ ROWS = (
     "analysis/outcomes.py analysis/throttling.py analysis/regions.py analysis/tokens.py analysis/ptu.py"
     " analysis/lost.py analysis/destinations.py",
     "analysis/loads.py analysis/counted.py analysis/comparable.py analysis/sizing_told.py",
-    "analysis/calibrating.py",
+    "analysis/calibrating.py analysis/compare_figures.py",
     "probe/asking.py probe/calling.py probe/listing.py probe/settings.py probe/offline.py probe/output.py probe/sdk.py"
     " locustfiles/_arrivals.py locustfiles/_options.py locustfiles/_recorded.py analysis/sizing.py analysis/gateway.py"
     " analysis/compare.py",
-    "analysis/findings.py",
+    "analysis/findings.py analysis/compare_told.py",
     "analysis/caveats.py analysis/rows.py analysis/series.py",
     "analysis/answers.py analysis/panels.py",
     "analysis/summary.py analysis/told.py",

@@ -19,7 +19,8 @@ from analysis.answers import answers
 from analysis.caveats import caveats
 from analysis.export import export
 from analysis.figures.canvas import THEME
-from analysis.findings import MOST_SIZED, Findings, analyse, busiest, sized
+from analysis.findings import Findings, analyse, sized
+from analysis.loads import MOST_SIZED, busiest
 from analysis.outcomes import late_spells
 from analysis.panels import Panel
 from analysis.report import MOST_CALLS, Section, sections, write
