@@ -23,7 +23,7 @@ from analysis.logs import Logs
 from analysis.lost import LOG_COLUMNS as LOST_COLUMNS
 from analysis.lost import Lost
 from analysis.output import Result, Table
-from analysis.regions import FEW, pairs, verdict
+from analysis.regions import FEW, pairs, success, verdict
 from analysis.stats import quantile, quantile_difference, quantile_estimate, share_difference
 
 LOG_COLUMNS = (*LOST_COLUMNS, "backend_request_id", "backend_status", "backend_ms", "backend_url", "response_id")
@@ -69,12 +69,15 @@ class Gateway(NamedTuple):
     behaviour  what a gateway does: `through` (its target; NA where it is said of all), `what`, `calls` that show it,
                `of` so many, `known_by`
     headers    a header that one way has and the other has not: header, stream, direct and gateway (shares of calls)
+    success    as `regions.success`, and of a gateway's target the share answered less that of direct calls
+               (`less_direct`) with its interval
     paths      how the gateway's log was put together with calls and with Azure OpenAI's log: `from_to`, `rule`, `rows`
     """
 
     added: pd.DataFrame
     behaviour: pd.DataFrame
     headers: pd.DataFrame
+    success: pd.DataFrame
     paths: pd.DataFrame
 
 
@@ -83,7 +86,22 @@ def analyse(joined: Joined, logs: Logs, header_shares: pd.DataFrame) -> Gateway:
     `analysis.runs.header_shares` gives them."""
     calls = joined.calls
     headers = _changed_headers(header_shares)
-    return Gateway(added(calls), _behaviour(joined, headers), headers, paths(joined, logs.gateway))
+    return Gateway(added(calls), _behaviour(joined, headers), headers, _success(calls), paths(joined, logs.gateway))
+
+
+def _success(calls: pd.DataFrame) -> pd.DataFrame:
+    found = success(calls)
+    sent = calls[calls["group"].isin(["answered", "throttled", "failed"])]
+    answered = sent["group"] == "answered"
+    direct = answered[sent["gateway"] == "direct"]
+    rows = [
+        None if row.gateway == "direct" else share_difference(answered[sent["target"] == row.target], direct)
+        for row in found.itertuples()
+    ]
+    names = {"less_direct": "value", "less_direct_low": "low", "less_direct_high": "high"}
+    return found.assign(
+        **{name: pd.Series([getattr(row, end, None) for row in rows], dtype="float64") for name, end in names.items()}
+    )
 
 
 def added(calls: pd.DataFrame) -> pd.DataFrame:
@@ -338,6 +356,7 @@ def as_result(found: Gateway, lost: Lost, logs: Said | None) -> Result:
                 "What the gateway adds, s", found.added, "no calls were answered both directly and through it"
             ),
             "behaviour": Table("What it does to them", found.behaviour, "nothing that shows"),
+            "success": Table("Calls answered, by target", found.success, "no call was sent"),
             "lost": Table("Paid and lost", lost.by_outcome, "no call that was worked for failed to arrive"),
             "paths": Table("Its log joined", found.paths, "there is no gateway's log"),
             "headers": Table("Headers that one way has only", found.headers, "none, or only one way was answered"),

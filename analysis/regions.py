@@ -13,11 +13,12 @@ from collections.abc import Mapping
 from itertools import combinations
 from typing import Any, NamedTuple
 
+import numpy as np
 import pandas as pd
 
 from analysis.join import Said
 from analysis.output import Result, Table
-from analysis.stats import Estimate, quantile, quantile_difference, quantile_estimate
+from analysis.stats import Estimate, quantile, quantile_difference, quantile_estimate, share_estimate
 
 # A cell of fewer calls says little about its 95th percentile.
 FEW = 30
@@ -41,7 +42,9 @@ class Regions(NamedTuple):
     served       target, region of the resource, region the model ran in: calls, ttft_p50
     speed        target: region, calls, ttft_p50 with its interval, output tokens a second of streams after the first
                  token, logged_p50 (DurationMs of the diagnostic log)
-    hours        region and hour: calls, ttft_p50, ttft_p95, few
+    hours        region and hour: streams as `calls`, ttft_p50, ttft_p95, few; of all its answered calls duration_p50,
+                 tokens_per_second_p50, logged_p50
+    success      as `success` gives it
     differences  two targets: the median time to first token of `target` less that of `than`, its interval, n, whether
                  calls were paired, and the `verdict`
     weights      target: weight
@@ -51,6 +54,7 @@ class Regions(NamedTuple):
     served: pd.DataFrame
     speed: pd.DataFrame
     hours: pd.DataFrame
+    success: pd.DataFrame
     differences: pd.DataFrame
     weights: pd.DataFrame
 
@@ -61,7 +65,30 @@ def analyse(calls: pd.DataFrame) -> Regions:
     answered = calls[calls["group"] == "answered"]
     direct = answered[answered["gateway"] == "direct"]
     speed, compared = _speed(direct), differences(direct)
-    return Regions(by_region(calls), _served(answered), speed, by_hour(answered), compared, _weights(speed, compared))
+    return Regions(
+        by_region(calls),
+        _served(answered),
+        speed,
+        _hours(answered),
+        success(calls),
+        compared,
+        _weights(speed, compared),
+    )
+
+
+def success(calls: pd.DataFrame) -> pd.DataFrame:
+    """One row a target: gateway, the region that its replies name, calls that were sent and not ended by us, of those
+    `answered`, `throttled` and `failed`, and the share answered (0 to 1) with its interval."""
+    sent = calls[calls["group"].isin(["answered", "throttled", "failed"])]
+    rows = []
+    for (target, gateway), part in sent.groupby(["target", "gateway"], sort=True):
+        by_group = part["group"].value_counts()
+        counts = {name: int(by_group.get(name, 0)) for name in ("answered", "throttled", "failed")}
+        share = _named("share", share_estimate(counts["answered"], len(part)))
+        about = {"target": target, "gateway": gateway, "region": _only(part["region"])}
+        rows.append({**about, "sent": len(part), **counts, **share})
+    columns = ["target", "gateway", "region", "sent", "answered", "throttled", "failed"]
+    return pd.DataFrame(rows, columns=[*columns, "share", "share_low", "share_high"])
 
 
 def by_region(calls: pd.DataFrame) -> pd.DataFrame:
@@ -141,10 +168,29 @@ def _named(name: str, estimate: Estimate | None) -> dict[str, float | None]:
     return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
-def by_hour(answered: pd.DataFrame) -> pd.DataFrame:
+def _hours(answered: pd.DataFrame) -> pd.DataFrame:
     """See `Regions`."""
+    logged = answered["duration_ms"].astype("float64") / 1000 if "duration_ms" in answered else np.nan
+    of_all = answered.assign(
+        hour=_hour(answered),
+        duration_p50=answered["duration"].astype("float64"),
+        tokens_per_second_p50=tokens_per_second(answered),
+        logged_p50=logged,
+    )
+    medians = of_all.groupby(["region", "hour"])[["duration_p50", "tokens_per_second_p50", "logged_p50"]].median()
+    hours = by_hour(answered).merge(medians.reset_index(), on=["region", "hour"], how="outer")
+    # Hours without a stream.
+    return hours.assign(calls=hours["calls"].fillna(0).astype("int64"), few=hours["calls"].fillna(0) < FEW)
+
+
+def _hour(calls: pd.DataFrame) -> pd.Series:
+    hour: pd.Series = pd.to_datetime(calls["start_time_unix_nano"].astype("int64"), unit="ns", utc=True).dt.hour
+    return hour
+
+
+def by_hour(answered: pd.DataFrame) -> pd.DataFrame:
+    """Of streams, a row a region and hour: calls, ttft_p50, ttft_p95, few."""
     streams = answered[answered["time_to_first_token"].notna() & answered["region"].notna()]
-    hour = pd.to_datetime(streams["start_time_unix_nano"].astype("int64"), unit="ns", utc=True).dt.hour
     rows = [
         {
             "region": region,
@@ -154,7 +200,7 @@ def by_hour(answered: pd.DataFrame) -> pd.DataFrame:
             "ttft_p95": quantile(part["time_to_first_token"], 0.95),
             "few": len(part) < FEW,
         }
-        for (region, at), part in streams.groupby(["region", hour], sort=True)
+        for (region, at), part in streams.groupby(["region", _hour(streams)], sort=True)
     ]
     return pd.DataFrame(rows, columns=["region", "hour", "calls", "ttft_p50", "ttft_p95", "few"])
 
@@ -249,9 +295,10 @@ def as_result(found: Regions, logs: Said | None) -> Result:
         {
             "regions": Table("Answered calls by region, s", found.regions, "no answered call names its region"),
             "speed": Table("Targets called directly, s", found.speed, "no target was called directly and answered"),
+            "success": Table("Calls answered, by target", found.success, "no call was sent"),
             "differences": Table("Median time to first token, s", found.differences, "there are no two to compare"),
             "served": Table("Where the model ran", found.served, "no reply said where its model ran"),
-            "hours": Table("By hour of the day (UTC), s", found.hours, "no stream was answered"),
+            "hours": Table("By hour of the day (UTC), s", found.hours, "no answered call names its region"),
             "weights": Table("Weights for a backend pool", found.weights, "too few calls to weigh targets by"),
         },
     )

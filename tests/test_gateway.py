@@ -1,6 +1,7 @@
 """`analysis gateway` on the simulator: what it says is what the ledger and the raw lines of the logs say."""
 
 import json
+import math
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -191,6 +192,17 @@ def test_what_the_gateway_does_is_found_with_how_it_is_known(made: Made, logs: L
     assert by["breaks streams"]["calls"] == sum(line["status"] == 500 for line in passed) > 30
     # Only one of the two gateways strips it, which is no more than half of the replies.
     assert not any(what.startswith("strips") for what in by)
+
+
+def test_how_many_calls_succeed_through_a_gateway_is_held_against_direct_ones(joined: Joined, found: Gateway) -> None:
+    rows = {row["target"]: row for row in found.success.to_dict("records")}
+    answered = joined.calls["group"] == "answered"
+    for target, row in rows.items():
+        assert (row["sent"], row["answered"]) == (120, answered[joined.calls["target"] == target].sum())
+    # One breaks streams, the other tries again.
+    assert rows["gate"]["less_direct_high"] < 0 and math.isnan(rows["one"]["less_direct"])
+    assert rows["retrying"]["less_direct"] == pytest.approx(rows["retrying"]["share"] - rows["one"]["share"])
+    assert rows["retrying"]["less_direct_low"] > 0
 
 
 def test_attempts_behind_the_gateway_are_counted_as_the_ledger_has_them(made: Made, found: Gateway) -> None:

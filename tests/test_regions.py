@@ -110,6 +110,26 @@ def test_hours_are_those_of_the_day_in_utc() -> None:
     ]
 
 
+def test_an_hour_also_has_the_medians_of_all_its_calls_and_of_what_the_log_took() -> None:
+    table = calls(np.random.default_rng(1), 40, {"east": 0.3}, start=3 * 3600).assign(duration_ms=1500)
+    # Of the next hour, which has no stream.
+    whole = table.head(3).assign(start_time_unix_nano=4 * 3600 * 10**9, time_to_first_token=np.nan, duration=9.0)
+    three, four = analyse(pd.concat([table, whole], ignore_index=True)).hours.to_dict("records")
+    assert (three["hour"], three["calls"], three["logged_p50"], three["few"]) == (3, 40, 1.5, False)
+    assert three["tokens_per_second_p50"] == pytest.approx(50) and 1.2 < three["duration_p50"] < 1.4
+    assert (four["hour"], four["calls"], four["duration_p50"], four["few"]) == (4, 0, 9.0, True)
+
+
+def test_a_targets_success_is_of_the_calls_that_were_sent_and_not_ended_by_us() -> None:
+    table = calls(np.random.default_rng(1), 100, {"east": 0.3})
+    table["group"] = ["failed"] * 4 + ["throttled"] * 6 + ["cancelled"] * 5 + ["dropped"] * 5 + ["answered"] * 80
+    (row,) = analyse(table).success.to_dict("records")
+    assert (row["sent"], row["answered"], row["throttled"], row["failed"]) == (90, 80, 6, 4)
+    # Wilson's, by hand: (0.8889 + z2/180 -+ z sqrt(0.8889 x 0.1111 / 90 + z2/(4 x 8100))) / (1 + z2/90), z = 1.96.
+    assert row["share"] == pytest.approx(8 / 9)
+    assert (row["share_low"], row["share_high"]) == (pytest.approx(0.807, abs=5e-4), pytest.approx(0.9387, abs=5e-4))
+
+
 def test_tokens_a_second_are_counted_after_the_first() -> None:
     # 50 tokens in the second after the first token.
     assert found(1, 30).speed.iloc[0]["tokens_per_second_p50"] == pytest.approx(50)
