@@ -9,6 +9,7 @@ Retries.  A refused call that is tried again comes when it was told to. One that
 """
 
 import heapq
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -128,32 +129,40 @@ def _settled(load: Charges, rate: float, size: float) -> Replayed:
 
 
 def _with_retries(load: Charges, rate: float, size: float, retries: int) -> Replayed:
-    n = len(load.at)
-    refused, waited, levels = np.zeros(n, bool), np.zeros(n), np.zeros(n)
-    # Time, whether it is an arrival (what ends makes room first), call, tries so far.
-    events: list[tuple[float, bool, int, int]] = [(now, True, call, 0) for call, now in enumerate(load.at.tolist())]
+    at, added, ended, returned = (column.tolist() for column in load)
+    n = len(at)
+    refused, waited, levels = [False] * n, [0.0] * n, [0.0] * n
+    # What is not a first try: its time, whether it is an arrival (what ends makes room first), call, tries so far.
+    later: list[tuple[float, bool, int, int]] = []
     level = last = 0.0
-    attempts = 0
-    while events:
-        now, arrives, call, tries = heapq.heappop(events)
-        level = max(0.0, level - (now - last) * rate)
+    attempts = coming = 0
+    while coming < n or later:
+        if later and (coming == n or later[0][0] <= at[coming]):
+            now, arrives, call, tries = heapq.heappop(later)
+        else:
+            now, arrives, call, tries = at[coming], True, coming, 0
+            coming += 1
+        level -= (now - last) * rate
+        if level < 0.0:
+            level = 0.0
         last = now
         if not arrives:
-            level -= load.returned[call]
+            level -= returned[call]
             continue
         if tries == 0:
-            levels[call] = level / size
+            levels[call] = level
+        else:
+            waited[call] = now - at[call]
         if level < size:
-            level += load.added[call]
-            waited[call] = now - load.at[call]
-            heapq.heappush(events, (waited[call] + load.ended[call], False, call, 0))
+            level += added[call]
+            if returned[call]:
+                heapq.heappush(later, (waited[call] + ended[call], False, call, 0))
             continue
         attempts += 1
         if tries == retries:
             refused[call] = True
-            waited[call] = now - load.at[call]
         else:
             # A refusal names the time in whole milliseconds.
-            wait = max(0.001, np.ceil((level - size) / rate * 1000) / 1000)
-            heapq.heappush(events, (now + wait, True, call, tries + 1))
-    return Replayed(refused, waited, levels, attempts)
+            wait = max(0.001, math.ceil((level - size) / rate * 1000) / 1000)
+            heapq.heappush(later, (now + wait, True, call, tries + 1))
+    return Replayed(np.array(refused, bool), np.array(waited), np.array(levels) / size, attempts)

@@ -48,6 +48,13 @@ def main() -> None:
     began = time.perf_counter()
     found = replay(charges(calls, model), model, _UNITS)
     ours = time.perf_counter() - began
+    for name, changes, retries in (
+        ("with max_tokens that are not all used", {"max_tokens": 500.0, "duration": 3.0}, 0),
+        ("with a retry of what is refused", {}, 1),
+    ):
+        began = time.perf_counter()
+        found_so = replay(charges(calls.assign(**changes), model), model, _UNITS, retries=retries)
+        print(f"replay, {name}: {found_so.share:.1%} refused, in {time.perf_counter() - began:.1f} s")
     few = calls.head(_ROWS)
     began = time.perf_counter()
     refused = by_rows(few, _UNITS * model.input_tpm / 60, model.output_weight)

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from analysis.blocks import count_interval, share_interval, smallest_counts
 from analysis.costs import rates
 from analysis.ptu import LOAD_COLUMNS, Asked, grown, size
 from analysis.ptu_models import Offer, by_average, find_model
@@ -228,3 +229,39 @@ def test_an_hour_of_a_production_trace_needs_more_than_its_average() -> None:
     assert found["average"]["ptu"] < found["ptu"] <= found["ptu_high"]
     assert found["ptu_low"] <= found["ptu"]
     assert found["money"]["payg"] > 0
+
+
+def test_how_sensitive_the_answer_is_to_answers_and_cache_is_what_such_loads_would_need() -> None:
+    # 120 calls a minute of 800 tokens, of which 300 were cached, and 250: 180,000 for units of 3,000.
+    calls = even(1_200, 0.5, 800.0, output=250.0).assign(cached_tokens=300.0)
+    found = sized(calls)
+    assert found.ptu == 60
+    needs = dict(found.sensitivity[["change", "ptu"]].itertuples(index=False))
+    assert needs == {
+        "output -25%": 50,
+        "output +25%": 70,
+        "nothing cached": 75,
+        "10 % more of the input cached": 60,
+        "20 % more calls": needs["20 % more calls"],
+    }
+    # 500 - 80 + 1,000 tokens a call is 56.8 units; a fifth more calls is 72.
+    assert needs["20 % more calls"] in (75, 80)
+
+
+def test_the_interval_is_what_stretches_drawn_again_and_again_would_need() -> None:
+    """Ten stretches of a hundred calls, of which so many are refused by a count of units."""
+    calls = np.full(10, 100.0)
+    by_count = {
+        count: np.column_stack([np.array(refused, float), calls])
+        for count, refused in ((10, [40] * 10), (15, [0] * 5 + [4] * 5), (20, [0] * 9 + [1]), (25, [0] * 10))
+    }
+    draws = smallest_counts(by_count, 0.01)
+    assert draws is not None
+    # On 15 units a draw holds where at most two of its ten stretches are of the five that refuse 4 in 100.
+    assert float((draws == 15).mean()) == pytest.approx(56 / 1024, abs=0.015)
+    # On 20 no draw can have more than ten times one of a thousand.
+    assert set(draws) == {15, 20} and count_interval(draws) == (15, 20)
+    low, high = share_interval(by_count[15])
+    assert low is not None and high is not None and low < 0.02 < high
+    assert (low, high) == pytest.approx((0.008, 0.032), abs=0.004)
+    assert count_interval(None) == (None, None) and smallest_counts({10: None}, 0.01) is None
