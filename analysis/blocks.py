@@ -18,36 +18,38 @@ _FEWEST, _MOST, _REMEMBERED = 8, 100, 2
 _TAILS = ((1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2)
 
 
-def by_block(at: Floats, refused: Flags, remembered: float) -> Floats | None:
-    """Refused calls and calls of each stretch of a load, in rows; None where it is too short to be cut. `at` is in
-    order of arrival, and seconds as `remembered`, which is what a full bucket takes to drain."""
+def cut(at: Floats, remembered: float) -> NDArray[np.int64] | None:
+    """The number of the stretch that each call is in; None where the load is too short to be cut. `at` is in order of
+    arrival, and seconds as `remembered`, which is what a full bucket takes to drain."""
     length = float(at[-1] - at[0])
     blocks = min(_MOST, int(length / (_REMEMBERED * remembered)))
     if blocks < _FEWEST:
         return None
-    number = np.minimum(((at - at[0]) / length * blocks).astype(int), blocks - 1)
-    return np.column_stack(
-        [np.bincount(number, weights=refused, minlength=blocks), np.bincount(number, minlength=blocks)]
-    )
+    return np.asarray(np.minimum(((at - at[0]) / length * blocks).astype("int64"), blocks - 1))
+
+
+def refusals(stretch: NDArray[np.int64], refused: Flags) -> Floats:
+    """Refused calls and calls of each stretch, in rows."""
+    return np.column_stack([np.bincount(stretch, weights=refused), np.bincount(stretch)])
 
 
 def share_interval(blocks: Floats | None) -> tuple[float | None, float | None]:
-    """Of the share refused by one count of units."""
+    """Of the share refused by one count of units; `blocks` as `refusals` gives them."""
     if blocks is None:
         return None, None
-    totals = _drawn(blocks)
+    totals = _weights(len(blocks)) @ blocks
     low, high = np.quantile(totals[:, 0] / np.maximum(totals[:, 1], 1), _TAILS)
     return float(low), float(high)
 
 
-def smallest_counts(by_count: Mapping[int, Floats | None], allowed: float) -> NDArray[np.int64] | None:
-    """Of each draw of blocks, the first count from which on it holds; None where the load is too short to be cut."""
-    known = {count: blocks for count, blocks in sorted(by_count.items()) if blocks is not None}
-    if not known:
-        return None
-    counts = np.array(list(known))
-    totals = _drawn(np.stack(list(known.values())))
-    holds = totals[:, :, 0] <= allowed * totals[:, :, 1]
+def smallest_counts(by_count: Mapping[int, Floats], taken: Floats, allowed: float) -> NDArray[np.int64]:
+    """Of each draw, the first count from which on no more than `allowed` is refused. As for the load itself, it is not
+    less than what is let in takes on average: `taken` is units that each stretch does."""
+    counts = np.array(sorted(by_count))
+    weights = _weights(len(taken))
+    totals = weights @ np.stack([by_count[int(count)] for count in counts])
+    least = (weights @ taken) / len(taken) * (1 - allowed)
+    holds = (totals[:, :, 0] <= allowed * totals[:, :, 1]) & (counts[:, np.newaxis] >= least)
     return np.asarray(np.where(holds.any(axis=0), counts[np.argmax(holds, axis=0)], counts[-1]))
 
 
@@ -58,8 +60,7 @@ def count_interval(draws: NDArray[np.int64] | None) -> tuple[int | None, int | N
     return int(low), int(high)
 
 
-def _drawn(blocks: Floats) -> NDArray[np.float64]:
-    """Refused calls and calls of each draw; `blocks` has counts of units, blocks, and the two, or is of one count."""
-    n = blocks.shape[-2]
-    weights = np.random.default_rng(0).multinomial(n, np.full(n, 1 / n), _DRAWS).astype("float64")
-    return np.asarray(weights @ blocks)
+def _weights(stretches: int) -> Floats:
+    """How often each stretch is in each draw."""
+    drawn = np.random.default_rng(0).multinomial(stretches, np.full(stretches, 1 / stretches), _DRAWS)
+    return drawn.astype("float64")

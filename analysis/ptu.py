@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from analysis.blocks import by_block, count_interval, share_interval, smallest_counts
+from analysis.blocks import count_interval, cut, refusals, share_interval, smallest_counts
 from analysis.costs import Rates, Spilled, spilled
 from analysis.ptu_models import Average, Model, by_average
 from analysis.replay import BUCKET_SECONDS, Charges, Floats, Replayed, charges, replay
@@ -86,17 +86,20 @@ def size(load: pd.DataFrame, model: Model, asked: Asked, at: Rates) -> Sizing:
     average = _average(case)
     ptu = _smallest(case, average.units)
     rows: list[dict[str, Any]] = []
+    stretch = cut(case.needed.at, asked.bucket_seconds)
     blocks, spills = {}, {}
     for count in _around(case, ptu):
         found = case.on(count)
-        blocks[count] = by_block(case.needed.at, found.refused, asked.bucket_seconds)
+        shares = None if stretch is None else refusals(stretch, found.refused)
+        if shares is not None:
+            blocks[count] = shares
         spills[count] = spilled(case.load[found.refused], case.seconds, count, at) if asked.spillover else None
         row = _count_row(case, count, found) | {"dollars_month": _dollars(asked, count, spills[count], at)}
-        row["refused_share_low"], row["refused_share_high"] = share_interval(blocks[count])
+        row["refused_share_low"], row["refused_share_high"] = share_interval(shares)
         rows.append(row)
         if count > ptu and not any(row["refused_attempts"] for row in rows[-2:]):
             break
-    draws = smallest_counts(blocks, asked.throttled)
+    draws = None if stretch is None else smallest_counts(blocks, _taken(case, stretch), asked.throttled)
     low, high = count_interval(draws)
     sensitivity = pd.DataFrame(
         [{"change": what, "ptu": _needed(_case(changed, model, asked))} for what, changed in _changes(case.load)]
@@ -151,6 +154,12 @@ def _smallest(case: _Case, units: float) -> int:
         middle = min(model.sold((low + high) / 2), high - model.step)
         low, high = (low, middle) if fits(middle) else (middle, high)
     return high
+
+
+def _taken(case: _Case, stretch: NDArray[np.int64]) -> Floats:
+    """Units that each stretch of the load takes on average."""
+    tokens = np.bincount(stretch, weights=case.needed.added - case.needed.returned)
+    return tokens / (case.model.input_tpm * case.seconds / 60 / len(tokens))
 
 
 def _needed(case: _Case) -> int:

@@ -25,6 +25,7 @@ from probe.simulated import Simulator
 from simulator.call import Call
 from simulator.config import Generation
 from tests.commands import BIN, ROOT, environment, run
+from tests.test_compare import calls, written
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 COMMANDS = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
@@ -180,3 +181,29 @@ def test_the_generations_and_the_ledgers_keys_that_are_described_are_those_there
     assert re.findall(r"`(\d{4}(?:-\d\d)?)`", table) == list(get_args(Generation))
     keys = [key for line in ledger.splitlines() for key in re.findall(r"`(\w+)`", line.split("|")[1])]
     assert set(keys) <= {field.name for field in dataclasses.fields(Call)} and len(keys) > 10
+
+
+def example(begins_with: str) -> tuple[list[str], list[str]]:
+    """Of docs/analysis.md: a command, and the lines that it is said to print."""
+    text = (ROOT / "docs" / "analysis.md").read_text(encoding="utf-8")
+    command, *printed = text.partition(f"    $ {begins_with}")[2].partition("\n\n")[0].splitlines()
+    return shlex.split(begins_with + command), [line.strip() for line in printed]
+
+
+@pytest.mark.parametrize("begins_with", ["analysis ptu --model", "analysis ptu locustfiles/traffic.toml"])
+def test_the_examples_of_sizing_print_what_is_said(begins_with: str) -> None:
+    command, printed = example(begins_with)
+    done = run(*command)
+    assert done.returncode == 0 and len(printed) > 3, done.stderr
+    assert done.stdout.splitlines()[: len(printed)] == printed
+
+
+def test_the_example_of_a_comparison_prints_what_is_said(tmp_path: Path) -> None:
+    for name, made in (("before", calls(1)), ("after", calls(2, slower=1.6))):
+        written(tmp_path / "results", made).rename(tmp_path / name)
+    command, printed = example("analysis compare")
+    done = run(*command, folder=tmp_path)
+    assert done.returncode == 0 and len(printed) > 3, done.stderr
+    # It shows some of them.
+    lines = iter(done.stdout.splitlines())
+    assert all(line in lines for line in printed)
