@@ -313,10 +313,10 @@ def test_a_token_that_ends_in_mid_run_is_replaced_before_and_by_one_of_all_users
             "AZURE_OPENAI_DEPLOYMENT": target.deployment,
             "HEADROOM_RATE": "20",
         }
-        done = run("locust", "--headless", "--users", "1", "--run-time", "12s", settings=settings)
+        done = run("locust", "--headless", "--users", "1", "--run-time", "8s", settings=settings)
     assert done.returncode == 0, done.stderr
     calls = load_of(tmp_path / "results")
-    assert len(calls) > 200 and "auth" not in {call.outcome for call in calls}
+    assert len(calls) > 120 and "auth" not in {call.outcome for call in calls}
 
 
 def test_with_two_workers_a_second_refusal_stops_all_of_them(
