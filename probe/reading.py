@@ -22,7 +22,7 @@ from probe.errors import TransportError
 from probe.outcome import Seen
 from probe.record import Headers, LatencyCheckpoint
 from probe.secrecy import scrubbed, scrubbed_bytes
-from probe.sse import Event, EventTooLargeError, SSEReader
+from probe.sse import DONE, Event, EventTooLargeError, SSEReader
 from probe.stamps import Stamp
 from probe.target import Surface
 from probe.transport import BodyReader, Exchange
@@ -67,6 +67,8 @@ class _Delta(msgspec.Struct):
     tool_calls: list[Any] | None = None
     reasoning_content: str | None = None
     reasoning: Any = None
+    # Where Microsoft's own simulator has it.
+    finish_reason: str | None = None
 
 
 class _Choice(msgspec.Struct):
@@ -284,7 +286,7 @@ class Reading:
         for event in events:
             if self._done:
                 self._trailing_events += 1
-            elif event.data == b"[DONE]":
+            elif event.data == DONE:
                 self._done = True
             else:
                 self._take_event(event.data, stamp)
@@ -293,7 +295,7 @@ class Reading:
 
     def _bounded(self, events: list[Event]) -> int:
         """How many content events there are whose stamp is that of a later event, or of a part of one."""
-        is_last = self._last_was_content and events[-1].data != b"[DONE]" and not self._sse.holds_part
+        is_last = self._last_was_content and events[-1].data != DONE and not self._sse.holds_part
         return len(self._content_at) - is_last
 
     _last_was_content = False
@@ -324,9 +326,9 @@ class Reading:
         has_content = False
         for choice in reply.choices or ():
             self._choices += 1
-            if choice.finish_reason:
-                self._finish_reasons.append(choice.finish_reason)
             delta = choice.delta
+            if reason := choice.finish_reason or (delta and delta.finish_reason):
+                self._finish_reasons.append(reason)
             if delta is not None and (delta.content or delta.refusal or delta.tool_calls):
                 has_content = True
         return has_content

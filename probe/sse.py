@@ -4,8 +4,9 @@ The format is that of the HTML standard (9.2.6, "Interpreting an event stream"):
 byte order mark is dropped; a line that begins with a colon is a comment; `data` lines are joined by LF; an empty line
 ends an event, and one without data is none. Data stays bytes: whether it is JSON, or even UTF-8, is for the reader.
 
-One departure: the standard drops an event that the end of the stream cuts off before its empty line. Servers do end on
-`data: [DONE]` and a single line end, so `close` hands that event out.
+Two departures. The standard drops an event that the end of the stream cuts off before its empty line. Servers do end on
+`data: [DONE]` and a single line end, so `close` hands that event out. And a line `[DONE]` by itself, with which
+Microsoft's own simulator of Azure OpenAI ends its streams, is the event that it was meant to be.
 """
 
 import re
@@ -17,6 +18,7 @@ MAX_EVENT_BYTES = 4 * 1024 * 1024
 
 _BOM = b"\xef\xbb\xbf"
 _DATA = b"data: "
+DONE = b"[DONE]"
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
@@ -100,7 +102,7 @@ class SSEReader:
         return events
 
     def _field(self, line: bytes) -> None:
-        name, _, value = line.partition(b":")
+        name, _, value = (_DATA + line if line == DONE else line).partition(b":")
         if not name:
             self.comments += 1
             return

@@ -177,6 +177,16 @@ FAULTS = {
         "ok", (),
     ),
     "a length cut": (sends(ending("length")), "ok_length", ()),
+    # As Microsoft's own simulator of Azure OpenAI ends its streams.
+    "[DONE] by itself, and the finish reason within the delta": (
+        sends(
+            stream_head()
+            + chunk(delta("a") + event(choices=[{"delta": {"content": None, "finish_reason": "length"}}]))
+            + chunk(b"[DONE]")
+            + LAST_CHUNK
+        ),
+        "ok_length", (),
+    ),
     "a filtered answer": (sends(ending("content_filter")), "filtered_output", ()),
     "a clean end in mid-stream": (sends(stream_head() + chunk(delta("a")) + LAST_CHUNK), "stream_truncated", ()),
     "a closed connection in mid-stream": (sends_and_closes(stream_head() + chunk(delta("a"))), "stream_truncated", ()),

@@ -30,6 +30,7 @@ BODIES = st.lists(
             b"retry",
             b"",
             b"data: \xc3\xa9",
+            b"[DONE]",
             b"\xef\xbb",
         ]
     ),
@@ -82,6 +83,12 @@ def test_comments_are_counted_and_end_no_event() -> None:
 
 def test_an_event_that_the_end_cuts_short_is_handed_out_at_the_end() -> None:
     assert read(b"data: 1\n\ndata: [DONE]") == [Event(b"", b"1"), Event(b"", b"[DONE]")]
+
+
+def test_done_by_itself_is_the_event_that_it_was_meant_to_be() -> None:
+    done = Event(b"", b"[DONE]")
+    assert read(b"data: a\n\n", b"[DON", b"E]") == read(b"data: a\n\n[DONE]\n\n") == [Event(b"", b"a"), done]
+    assert read(b"x[DONE]\n\n") == read(b"[DONE]x\n\n") == []
 
 
 def test_an_event_without_data_is_no_event() -> None:
