@@ -22,7 +22,7 @@ from gevent import GreenletExit
 from gevent.event import Event
 from locust import events, log
 from locust.env import Environment
-from locust.runners import STATE_CLEANUP, STATE_RUNNING, STATE_STOPPED, MasterRunner, WorkerRunner
+from locust.runners import STATE_CLEANUP, STATE_RUNNING, STATE_STOPPED, STATE_STOPPING, MasterRunner, WorkerRunner
 
 from locustfiles._arrivals import Share
 from locustfiles._board import board
@@ -590,11 +590,16 @@ class Session:
             if self._view is not None:
                 self._view.show(board(self.standing, ROWS))
                 continue
-            line = progress_line(self.environment, time.perf_counter() - began)
-            if self._how == "interrupted":
-                say(f"{line}, {self._open_calls()} open")
+            first_token = self.standing.all().values.times["ttft"].quantile(0.5)
+            line = progress_line(self.environment, first_token, time.perf_counter() - began)
+            if self._how == "interrupted" or self._is_draining():
+                say(f"{line}; waiting for {self._open_calls()} open calls")
             elif look % self.scenario.looks_a_line == 0:
                 say(line)
+
+    def _is_draining(self) -> bool:
+        runner = self.environment.runner
+        return runner is not None and runner.state in (STATE_CLEANUP, STATE_STOPPING)
 
     def _join(self) -> None:
         """A worker's part in the run that the master has made."""

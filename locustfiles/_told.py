@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from locust.env import Environment
-from locust.stats import StatsEntry
 
 from locustfiles._options import Options
 from locustfiles._plan import streaming
+from locustfiles._words import seconds
 from probe.escaping import printable
 from probe.record import NOT_SENT
 from probe.target import Target
@@ -37,21 +37,18 @@ def plan_line(options: Options, targets: list[Target]) -> str:
     return f"{arrivals}; {streaming(options):.0%} streaming; to {names}"
 
 
-def progress_line(environment: Environment, seconds: float) -> str:
+def progress_line(environment: Environment, first_token: float | None, at: float) -> str:
+    """`first_token` is the median, in seconds."""
     total = environment.stats.total
-    first_token = StatsEntry(environment.stats, "first token", "TTFT")
-    for (_, kind), entry in list(environment.stats.entries.items()):
-        if kind == "TTFT":
-            first_token.extend(entry)
     # Of a worker's errors there is only how Python shows them.
     errors = [(str(error.error), error.occurrences) for error in environment.stats.errors.values()]
     dropped = sum(times for text, times in errors if text in NOT_SENT or text.endswith(_DROPS))
     ended, failed = total.num_requests - dropped, total.num_failures - dropped
-    line = f"{seconds:5.0f} s  {ended} calls ended, {failed} not answered"
+    line = f"{at:5.0f} s  {ended} calls ended, {failed} not answered"
     if dropped:
         line += f", {dropped} dropped"
-    if first_token.num_requests:
-        line += f", first token after {first_token.median_response_time:.0f} ms (median)"
+    if first_token is not None:
+        line += f", first token after {seconds(first_token)} (median)"
     return line
 
 

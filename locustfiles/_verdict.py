@@ -119,7 +119,7 @@ def _of_generator(why: str, summary: str) -> Verdict:
 
 
 def _summary(standing: Standing, row: Row) -> list[str]:
-    """Of what was sent: the first tokens, the refusals, the failures."""
+    """Of what was sent and not cut off: the first tokens, the refusals, the failures."""
     counts, ttft = row.values.counts, row.values.times["ttft"]
     said = [f"{counts['sent']:,} call{'' if counts['sent'] == 1 else 's'}"]
     if ttft.n:
@@ -129,6 +129,8 @@ def _summary(standing: Standing, row: Row) -> list[str]:
         said.append(f"{share(counts['throttled'] / counts['sent'])} throttled{f' by {at}' if at else ''}")
     if counts["failed"]:
         said.append(f"{share(counts['failed'] / counts['sent'])} failed, mostly as {_most(standing, 'failures')}")
+    if row.cancelled:
+        said.append(f"{row.cancelled:,} cut off at the end")
     return said
 
 

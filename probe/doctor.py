@@ -232,9 +232,10 @@ def _credential(target: Target) -> tuple[Credential, Check | None]:
 def _http(answer: Answer) -> Iterator[Check]:
     if answer.status is None:
         said = f"{answer.error}: {answer.error_message}"
-        yield Check(
-            "http", "fail", said, "what listens there is no Azure OpenAI; check port and path", EXIT_UNREACHABLE
-        )
+        remedy = "what listens there is no Azure OpenAI; check port and path"
+        if str(answer.error).startswith("timeout"):
+            remedy = "it took the call and is slow, or no Azure OpenAI; --timeout gives it longer"
+        yield Check("http", "fail", said, remedy, EXIT_UNREACHABLE)
         raise _StoppedError
     yield Check("http", "ok", f"answered {answer.status}")
 

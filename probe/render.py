@@ -83,7 +83,7 @@ class _Sheet:
         yield from self._section("tokens", (line for row in _tokens(call) for line in self._flow(row)))
         yield from self._section("the service's own timings, ms", self._flow(_checkpoint(call)))
         yield from self._headers(call.headers if above is None else _differing(call.headers, above.headers))
-        if above is not None:
+        if above is not None and call.headers:
             yield Text()
             yield from self._flow([(_unchanged(call.headers, above.headers), "dim")], indent="")
 

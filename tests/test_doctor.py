@@ -137,6 +137,12 @@ def test_a_clock_that_differs_from_the_servers_is_noticed(ahead: int, state: str
     assert ("behind" in found["clock"]["said"]) == (ahead > 0) or state == "ok"
 
 
+def test_what_is_slow_is_not_taken_for_something_else() -> None:
+    with serving(sends(1.0, reply(LET_IN, "400 No"))) as server:
+        done = run("probe", "doctor", "-o", "json", "--timeout", "0.3", settings=settings_of(server.url))
+    assert done.returncode == 3 and "--timeout gives it longer" in done.stdout
+
+
 def test_what_is_no_azure_openai_is_said_to_be_none() -> None:
     with serving(sends(b"SSH-2.0-OpenSSH_9.2\r\n")) as server:
         code, found = examined(server.url)

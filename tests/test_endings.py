@@ -48,6 +48,12 @@ def silent() -> Iterator[WireServer]:
         released.set()
 
 
+def test_when_its_time_is_over_a_run_says_what_it_waits_for(tmp_path: Path, silent: WireServer) -> None:
+    once = ("--users", "2", "--run-time", "1s", "--stop-timeout", "3")
+    done = run(*HEADLESS, *once, settings=results_in(tmp_path, silent.url))
+    assert "; waiting for 2 open calls\n" in done.stderr and "2 cut off at the end" in done.stderr
+
+
 def test_out_of_descriptors_is_this_sides_own_and_stops_the_run_at_once(tmp_path: Path, silent: WireServer) -> None:
     command = " ".join([str(BIN / "locust"), *HEADLESS[1:], "--users", "60", "--spawn-rate", "60", "-t", "60s"])
     began = time.monotonic()

@@ -64,6 +64,12 @@ def test_what_went_wrong_is_shown_with_its_headers_and_how_to_mend_it(answer: by
     assert ("content-length" in done.stdout) == answer.startswith(b"HTTP")
 
 
+def test_where_the_v1_path_breaks_a_stranger_the_other_path_is_named() -> None:
+    with serving(sends(reply(b"", "500 Internal Server Error"))) as server:
+        done = run("probe", settings={**settings_of(server.url), "OPENAI_API_VERSION": ""})
+    assert done.returncode == 5 and "set OPENAI_API_VERSION, such as 2024-10-21" in done.stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "changes", "says"),
     [

@@ -332,6 +332,12 @@ def test_of_a_second_call_those_headers_are_shown_that_differ() -> None:
     assert shown.endswith("1 headers as in the call above; not here: transfer-encoding\n")
 
 
+def test_of_a_second_call_that_got_no_headers_none_are_compared() -> None:
+    screen = io.StringIO()
+    render_call(a_call(headers=()), Console(file=screen, width=80, _environ={}), above=a_call(headers=()))
+    assert "as in the call above" not in screen.getvalue()
+
+
 @pytest.mark.parametrize("width", [40, 60, 70])
 def test_on_a_very_narrow_screen_bars_give_way_to_their_numbers(width: int) -> None:
     headers = (("x-ratelimit-limit-tokens", "50000"), ("x-ratelimit-remaining-tokens", "49970"))

@@ -44,6 +44,8 @@ def judged(
         (judged(standing(FIRST, THROTTLED), "throttled<1%"), "broke: throttled<1% was 50.00%", "throttling"),
         (judged(standing(FIRST, THROTTLED)), "50.0 % throttled by rate tokens at eastus2", "throttling"),
         (judged(standing(FIRST, FAILED)), "50.0 % failed, mostly as server error at eastus2", "report"),
+        (judged(standing(FIRST, {"outcome": "cancelled_user"})), "held: 1 call; p95 first token 844 ms", "report"),
+        (judged(standing(FIRST, {"outcome": "cancelled_user"})), "; 1 cut off at the end", "report"),
         (judged(standing(FIRST, NOT_SENT)), "no verdict: 50.0 % of the calls due were not sent", "--processes"),
         (judged(standing(FIRST), "ttft_p95<1s", late=True), "no verdict: too many first tokens", "--processes"),
         (judged(standing(FIRST, THROTTLED), late=True), "broke: 2 calls", "throttling"),
