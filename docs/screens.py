@@ -1,12 +1,20 @@
-"""The pictures of the probe's screens in the documents (`make screens`): real calls to the simulator, drawn as SVG."""
+"""The pictures in the documents (`make screens`), of real calls to the simulator on an idle machine: the screens of the
+probe as SVG, the report and the tab of the web UI as a browser shows them."""
 
 import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from PIL import Image
 from rich.console import Console
 
 from probe.calling import client_for
@@ -16,6 +24,7 @@ from probe.side_by_side import show_sides
 from probe.simulated import Simulator
 
 _HERE = Path(__file__).parent
+_BROWSER = shutil.which("chromium")
 # A gateway with something to find out.
 _CONFIG = """
 [resources.eastus2]
@@ -36,7 +45,48 @@ def draw(name: str, title: str, width: int, show: Callable[[Console], None]) -> 
     console.save_svg(str(_HERE / f"{name}.svg"), title=title, unique_id=name)
 
 
+def browse(name: str, url: str, width: int, height: int, *flags: str) -> None:
+    picture = _HERE / f"{name}.png"
+    with TemporaryDirectory() as profile:
+        headless = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", f"--user-data-dir={profile}"]
+        size = [f"--window-size={width},{height}", "--virtual-time-budget=6000", f"--screenshot={picture}"]
+        subprocess.run([str(_BROWSER), *headless, *size, *flags, url], check=True, stderr=subprocess.DEVNULL)
+    # Few colours are in it, and a checkout should stay small.
+    Image.open(picture).convert("RGB").quantize(64).save(picture, optimize=True)
+
+
+def web_and_report(folder: Path) -> None:
+    """A run of half a minute that is more than the simulator's limits allow, while it is on and when it has ended."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    settings = {"HEADROOM_SIMULATE": "1", "HEADROOM_RESULTS": str(folder), "HEADROOM_RATE": "8"}
+    traffic = ["--mix", str(_HERE.parent / "locustfiles" / "traffic.toml")]
+    run = subprocess.Popen(
+        [sys.executable, "-m", "locust", "--web-port", str(port), "--autostart", "--run-time", "40s",
+         "--autoquit", "1", *traffic],
+        env=os.environ | settings, cwd=_HERE.parent, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        time.sleep(35)
+        browse("web", f"http://127.0.0.1:{port}/?tab=headroom", 1280, 1000)
+        run.wait()
+    finally:
+        run.send_signal(signal.SIGTERM)
+    (made,) = folder.glob("*/run.json")
+    subprocess.run(
+        [sys.executable, "-m", "analysis", "report", str(made.parent)], check=True, stdout=subprocess.DEVNULL
+    )
+    page = (made.parent / "report.html").as_uri()
+    browse("report", page, 1040, 1900)
+    browse("report-dark", page, 1040, 1900, "--blink-settings=preferredColorScheme=0")
+
+
 def main() -> None:
+    with TemporaryDirectory() as folder:
+        if _BROWSER is None:
+            print("no chromium: the pictures of the report and of the web UI stay as they are", file=sys.stderr)
+        else:
+            web_and_report(Path(folder))
     with TemporaryDirectory() as folder, ExitStack() as stack:
         config = Path(folder, "simulator.toml")
         config.write_text(_CONFIG)

@@ -31,7 +31,7 @@ def board(standing: Standing, most: int = MOST) -> dict[str, Any]:
         classes.append((printable(target), printable(traffic), *_class(row)))
         gevent.sleep(0)
     return {
-        "run": standing.run,
+        "state": _state(standing),
         "classes": classes,
         "left_out": len(rows) - len(busiest),
         "refusals": [("429 by", "target", "calls"), *_causes(standing, "refusals")],
@@ -40,6 +40,12 @@ def board(standing: Standing, most: int = MOST) -> dict[str, Any]:
         "sums": _sums(standing),
         "limits": [_limit(target, name, line) for (target, name), line in sorted(standing.lines.items())[:MOST]],
     }
+
+
+def _state(standing: Standing) -> str:
+    if not standing.run:
+        return "No run yet."
+    return f"Run {standing.run}" + (f": {printable(standing.last_word)}" if standing.last_word else ", so far")
 
 
 def _class(row: Row) -> list[str]:

@@ -168,6 +168,8 @@ class Standing:
     def __init__(self, run: str = "", lasts: float | None = None) -> None:
         self.run = run
         self.lasts = lasts
+        # What the run came to and what to run next, once it has ended.
+        self.last_word = ""
         self.rows: dict[Key, Row] = {}
         # Of all targets together, added up as they come: adding up what has come takes ever longer.
         self.classes: dict[str, Row] = {}

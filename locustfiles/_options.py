@@ -285,6 +285,18 @@ def check_listening(parsed: Any) -> Iterator[str]:
             yield f"{door} listens on {host or '*'} and not on this machine alone"
 
 
+def check_port(parsed: Any) -> None:
+    """Before the web UI takes it. Raises `SettingsError`."""
+    host = parsed.web_host or ""
+    try:
+        socket.create_server((host, parsed.web_port)).close()
+    except OSError as error:
+        where, why = f"port {parsed.web_port} of {host or 'this machine'}", os.strerror(error.errno or 0)
+        raise SettingsError(
+            f"the web UI cannot listen on {where}: {why}; --web-port takes another, --headless none"
+        ) from None
+
+
 def choose(found: Mapping[str, Target], names: tuple[str, ...]) -> list[Target]:
     """The targets of these names, or all. Raises `SettingsError` that says which there are."""
     unknown = [name for name in names if name not in found]

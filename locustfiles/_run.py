@@ -33,6 +33,7 @@ from locustfiles._options import (
     Options,
     add_options,
     check_listening,
+    check_port,
     choose,
     find,
     read_options,
@@ -151,7 +152,12 @@ class Session:
             self._workers = Workers(runner, self._take_joined, self._take_lost, self._take_early_end)
             environment.events.worker_report.add_listener(lambda data, **_: self._take_seen(data.get(_SEEN)))
         if environment.web_ui is not None:
-            add_tab(environment.web_ui, lambda: board(self.standing))
+            options: Any = environment.parsed_options
+            try:
+                check_port(options)
+            except SettingsError as error:
+                self._refuse(str(error), EXIT_SETTINGS)
+            add_tab(environment.web_ui, lambda: board(self.standing), options.web_base_path or "")
         for line in check_listening(environment.parsed_options):
             say(line)
         try:
@@ -252,6 +258,7 @@ class Session:
         counted |= ending.found
         last = self._verdict(load, judgements, ending, too_tainted(tally, self.options), len(lost))
         counted["verdict"] = msgspec.to_builtins(last)
+        self.standing.last_word = f"{last.text}. Next: {last.next}"
         try:
             end_run(load.run, self._how, counted, self._why)
         except JournalError as error:
@@ -539,7 +546,7 @@ class Session:
 
     def _take_early_end(self) -> None:
         """A process of `--processes` has ended before it was a worker; Locust would wait for it for good."""
-        if self.load is None and self._ending is None and not self._leaving:
+        if self.load is None and self._ending is None and not self._leaving and self._how != "failed":
             self._refuse("a worker's process ended before the run could begin; see above", EXIT_LOST)
 
     def _take_tally(self, environment: Environment, msg: Any, **_: Any) -> None:
@@ -562,6 +569,7 @@ class Session:
 
     def _refuse(self, message: str, code: int) -> NoReturn:
         say(message)
+        self._how = "failed"
         if self._workers is not None:
             self._workers.dismiss()
         self.close(code)

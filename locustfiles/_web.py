@@ -19,10 +19,11 @@ _PAGE = Path(__file__).parent / "page"
 _POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; frame-ancestors 'self'"
 
 
-def add_tab(ui: WebUI, show: Callable[[], dict[str, Any]]) -> None:
+def add_tab(ui: WebUI, show: Callable[[], dict[str, Any]], base: str) -> None:
+    """`base` is the path below which Locust serves its pages, empty for none."""
     made: list[tuple[float, dict[str, Any]]] = [(0.0, {})]
     protected: Callable[[Callable[..., Response]], Callable[..., Response]] = ui.auth_required_if_enabled
-    pages = Blueprint(TAB, __name__, url_prefix=f"/{TAB}")
+    pages = Blueprint(TAB, __name__, url_prefix=f"{base}/{TAB}")
 
     @pages.route("/live.json")
     @protected
@@ -50,7 +51,7 @@ def add_tab(ui: WebUI, show: Callable[[], dict[str, Any]]) -> None:
 
     @ui.app.after_request
     def fill(reply: Response) -> Response:
-        if request.path == "/" and reply.mimetype == "text/html" and not reply.direct_passthrough:
+        if request.path == f"{base}/" and reply.mimetype == "text/html" and not reply.direct_passthrough:
             script = f'<script src="./{TAB}/tab.js"></script></body>'
             reply.set_data(reply.get_data(as_text=True).replace("</body>", script))
         return reply

@@ -7,7 +7,7 @@ function table(id, rows, heads) {
     line.append(...row.map((text) => {
       const cell = document.createElement(heads && number === 0 ? "th" : "td");
       cell.textContent = text;
-      if (/^[\d-]/.test(heads && number === 0 && rows[1] ? rows[1][row.indexOf(text)] : text)) cell.className = "number";
+      if (/^[\d$-]/.test(heads && number === 0 && rows[1] ? rows[1][row.indexOf(text)] : text)) cell.className = "number";
       return cell;
     }));
     return line;
@@ -43,7 +43,7 @@ async function look() {
   if (!document.hidden && document.documentElement.clientWidth) {
     try {
       const now = await (await fetch("live.json")).json();
-      document.getElementById("state").textContent = now.run ? `Run ${now.run}, so far` : "No run yet.";
+      document.getElementById("state").textContent = now.state;
       table("classes", now.classes, true);
       table("refusals", now.refusals, true);
       table("failures", now.failures, true);
