@@ -53,11 +53,14 @@ def smallest_counts(by_count: Mapping[int, Floats], taken: Floats, allowed: floa
     return np.asarray(np.where(holds.any(axis=0), counts[np.argmax(holds, axis=0)], counts[-1]))
 
 
-def count_interval(draws: NDArray[np.int64] | None) -> tuple[int | None, int | None]:
+def count_interval(draws: NDArray[np.int64] | None, answer: int) -> tuple[int | None, int | None]:
+    """Of the smallest count, which is `answer` for the load itself. A short load seldom has the bursts that need most,
+    so draws of it reach less far up than they should: the upper end is as far from the answer as the lower, or farther.
+    """
     if draws is None:
         return None, None
-    low, high = np.quantile(draws, _TAILS, method="nearest")
-    return int(low), int(high)
+    low, high = (int(end) for end in np.quantile(draws, _TAILS, method="nearest"))
+    return low, max(high, 2 * answer - low)
 
 
 def _weights(stretches: int) -> Floats:

@@ -137,7 +137,10 @@ def _units_of(a: Sizing, b: Sizing, about: Comparable) -> "_Compared":
             return Estimate(float(b.ptu - a.ptu), None, None, min(a.calls, b.calls))
         # Draws with the same number of blocks are of the same blocks, which would make them go together.
         draws = b.draws - np.random.default_rng(1).permutation(a.draws)
-        return from_draws(float(b.ptu - a.ptu), draws, min(a.calls, b.calls), confidence)
+        found = from_draws(float(b.ptu - a.ptu), draws, min(a.calls, b.calls), confidence)
+        # Draws reach less far up than they should (`blocks.count_interval`), of either.
+        reach = max(found.value - (found.low or 0.0), (found.high or 0.0) - found.value)
+        return found._replace(low=found.value - reach, high=found.value + reach)
 
     withheld = about.withheld.get("rates")
     why = None if withheld is None else f"not compared: {withheld}"

@@ -100,7 +100,7 @@ def size(load: pd.DataFrame, model: Model, asked: Asked, at: Rates) -> Sizing:
         if count > ptu and not any(row["refused_attempts"] for row in rows[-2:]):
             break
     draws = None if stretch is None else smallest_counts(blocks, _taken(case, stretch), asked.throttled)
-    low, high = count_interval(draws)
+    low, high = count_interval(draws, ptu)
     sensitivity = pd.DataFrame(
         [{"change": what, "ptu": _needed(_case(changed, model, asked))} for what, changed in _changes(case.load)]
     )

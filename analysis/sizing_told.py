@@ -8,6 +8,9 @@ from analysis.ptu import Asked, Sizing, one_size
 from analysis.ptu_models import Average, Model
 from analysis.replay import charges, replay
 
+# Minutes of a bursty load from which on its interval holds nearly as often as it says (`tests/test_ptu.py`).
+_LONG = 120
+
 
 def average_result(average: Average, model: Model, costs: Money | None, at: Rates, asked: Asked) -> Result:
     burst = replay(charges(one_size(average), model), model, average.ptu, bucket_seconds=asked.bucket_seconds)
@@ -41,6 +44,7 @@ def sizing_result(
         f" {found.minutes:,.1f} min with at most {asked.throttled:.2%} refused.",
         f"The average alone says {found.average.ptu:,}: {found.average.normalised_tpm:,.0f} tokens a minute as units"
         f" count them, {model.input_tpm:,.0f} for each ({model.as_of}, {model.source}).",
+        *_of_bursts(found),
         *notes,
         *_money_lines(costs, at),
         *(_spillover_lines(found, costs) if asked.spillover else ()),
@@ -64,6 +68,15 @@ def sizing_result(
         "sensitivity": Table("If the load were otherwise", found.sensitivity, "none"),
     }
     return Result(lines, facts, tables)
+
+
+def _of_bursts(found: Sizing) -> list[str]:
+    if found.low is None or found.minutes >= _LONG or found.ptu <= found.average.ptu:
+        return []
+    return [
+        "It is bursts that need the units, and a load this short has few of them: their interval may be too low. Size"
+        " from a day."
+    ]
 
 
 def _model_facts(model: Model) -> dict[str, Any]:
