@@ -23,7 +23,7 @@ from analysis.logs import Logs
 from analysis.lost import LOG_COLUMNS as LOST_COLUMNS
 from analysis.lost import Lost
 from analysis.output import Result, Table
-from analysis.regions import FEW, pairs, success, verdict
+from analysis.regions import FEW, calls_sent, pairs, success, verdict
 from analysis.stats import quantile, quantile_difference, quantile_estimate, share_difference
 
 LOG_COLUMNS = (*LOST_COLUMNS, "backend_request_id", "backend_status", "backend_ms", "backend_url", "response_id")
@@ -91,7 +91,7 @@ def analyse(joined: Joined, logs: Logs, header_shares: pd.DataFrame) -> Gateway:
 
 def _success(calls: pd.DataFrame) -> pd.DataFrame:
     found = success(calls)
-    sent = calls[calls["group"].isin(["answered", "throttled", "failed"])]
+    sent = calls_sent(calls)
     answered = sent["group"] == "answered"
     direct = answered[sent["gateway"] == "direct"]
     rows = [

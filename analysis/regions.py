@@ -76,10 +76,16 @@ def analyse(calls: pd.DataFrame) -> Regions:
     )
 
 
+def calls_sent(calls: pd.DataFrame) -> pd.DataFrame:
+    """What `success` is told from, of the calls that it is of."""
+    told: pd.DataFrame = calls[["target", "gateway", "region", "group"]]
+    return told[~told["group"].isin(["cancelled", "dropped"])]
+
+
 def success(calls: pd.DataFrame) -> pd.DataFrame:
     """One row a target: gateway, the region that its replies name, calls that were sent and not ended by us, of those
     `answered`, `throttled` and `failed`, and the share answered (0 to 1) with its interval."""
-    sent = calls[calls["group"].isin(["answered", "throttled", "failed"])]
+    sent = calls_sent(calls)
     rows = []
     for (target, gateway), part in sent.groupby(["target", "gateway"], sort=True):
         by_group = part["group"].value_counts()
@@ -171,13 +177,16 @@ def _named(name: str, estimate: Estimate | None) -> dict[str, float | None]:
 def _hours(answered: pd.DataFrame) -> pd.DataFrame:
     """See `Regions`."""
     logged = answered["duration_ms"].astype("float64") / 1000 if "duration_ms" in answered else np.nan
-    of_all = answered.assign(
-        hour=_hour(answered),
-        duration_p50=answered["duration"].astype("float64"),
-        tokens_per_second_p50=tokens_per_second(answered),
-        logged_p50=logged,
+    of_all = pd.DataFrame(
+        {
+            "region": answered["region"],
+            "hour": _hour(answered),
+            "duration_p50": answered["duration"].astype("float64"),
+            "tokens_per_second_p50": tokens_per_second(answered),
+            "logged_p50": logged,
+        }
     )
-    medians = of_all.groupby(["region", "hour"])[["duration_p50", "tokens_per_second_p50", "logged_p50"]].median()
+    medians = of_all.groupby(["region", "hour"]).median()
     hours = by_hour(answered).merge(medians.reset_index(), on=["region", "hour"], how="outer")
     # Hours without a stream.
     return hours.assign(calls=hours["calls"].fillna(0).astype("int64"), few=hours["calls"].fillna(0) < FEW)
