@@ -23,7 +23,8 @@ LIMIT_HEADERS = (
 )
 CALL_COLUMNS = (
     "target", "gateway", "request_model", "request_max_tokens", "prompt_id", "status_code", "throttle_kind",
-    "error_message", "input_tokens", "output_tokens", "cached_tokens", "region", "retry_after",
+    "error_message", "input_tokens", "output_tokens", "cached_tokens", "region", "retry_after", "server_address",
+    "server_port",
 )  # fmt: skip
 # The first so many calls of a deployment tell its limiter.
 MOST_CALLS = 5_000
@@ -57,11 +58,25 @@ def promised(calls: pd.DataFrame) -> pd.Series:
 
 
 def signals(calls: pd.DataFrame) -> Iterator[tuple[str, str | None, dict[str, pd.DataFrame]]]:
-    """By deployment's name and region: what `infer` takes, by target. The region is that of the reply; NA where replies
-    name none. Targets that lead to one deployment, such as a gateway and what is behind it, share its limiter."""
+    """By deployment's name, region and resource: what `infer` takes, by target. The region is that of the reply; NA
+    where replies name none. Targets that lead to one deployment, such as a gateway and what is behind it, share its
+    limiter."""
     sent = calls[~calls["outcome"].isin(NOT_SENT)]
-    for (deployment, region), part in sent.groupby(["request_model", sent["region"].fillna("")], sort=True):
-        yield str(deployment), str(region) or None, {str(name): _signals(one) for name, one in part.groupby("target")}
+    region = sent["region"].fillna("").astype("str")
+    for (deployment, place, _), part in sent.groupby(
+        ["request_model", region, _resources(sent, region)], sort=True, observed=True
+    ):
+        yield str(deployment), str(place) or None, {str(name): _signals(one) for name, one in part.groupby("target")}
+
+
+def _resources(calls: pd.DataFrame, region: pd.Series) -> pd.Series:
+    """Whose limit a call counts against: of a direct one the address. What is behind a gateway is what is called
+    directly too, if there is only one of that region and deployment; else it is told by the gateway's address."""
+    address = calls["server_address"].astype("str") + ":" + calls["server_port"].astype("str")
+    direct = address.where(calls["gateway"] == "direct")
+    place = [calls["request_model"], region]
+    only = direct.groupby(place).transform("first").where(direct.groupby(place).transform("nunique") == 1)
+    return direct.fillna(only).fillna(address)
 
 
 def _signals(calls: pd.DataFrame) -> pd.DataFrame:

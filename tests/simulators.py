@@ -99,3 +99,18 @@ def simulating(folder: Path, config: str = "", *options: str) -> Iterator[Simula
         process.stdout.close()
     # Whatever was done to it, it has nothing to complain of.
     assert (process.returncode, said.read_text()) == (0, "")
+
+
+def all_targets(simulated: Simulated, folder: Path) -> dict[str, str]:
+    """Settings with every target of the simulator's, by the file that names them."""
+    about = simulated.ready["targets"]
+    (folder / "targets.toml").write_text("\n".join(_target(name, one) for name, one in about.items()))
+    keys = {f"KEY_{name.upper()}": one["api_key"] for name, one in about.items()}
+    return {**keys, "HEADROOM_TARGETS_FILE": str(folder / "targets.toml")}
+
+
+def _target(name: str, about: dict[str, Any]) -> str:
+    return (
+        f'[{name}]\nendpoint = "{about["endpoint"]}"\ndeployment = "{about["deployments"][0]}"\n'
+        f'api_version = "{about["api_version"]}"\ngateway = "{about["gateway"]}"\napi_key_env = "KEY_{name.upper()}"\n'
+    )

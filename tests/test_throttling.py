@@ -8,13 +8,13 @@ import pandas as pd
 import pytest
 
 from analysis.runs import read_run
-from analysis.signals import LIMIT_HEADERS, promised
+from analysis.signals import LIMIT_HEADERS, promised, signals
 from analysis.throttling import Throttling, analyse
 from probe.prompts import numbered
 from probe.record import ObservedCall
 from tests.commands import run
 from tests.runs import only_run
-from tests.simulators import AT_ONCE, simulating
+from tests.simulators import AT_ONCE, all_targets, simulating
 from tests.test_analysis import call, refused, write_run
 
 
@@ -136,12 +136,8 @@ backends = [{{ resource = "one" }}]
         "output_tokens = { median = 20, p90 = 40 }\n"
     )
     with simulating(tmp_path, deployments) as simulated:
-        targets = "\n".join(_target(name, about) for name, about in simulated.ready["targets"].items())
-        (tmp_path / "targets.toml").write_text(targets)
-        keys = {f"KEY_{name.upper()}": about["api_key"] for name, about in simulated.ready["targets"].items()}
         settings = {
-            **keys,
-            "HEADROOM_TARGETS_FILE": str(tmp_path / "targets.toml"),
+            **all_targets(simulated, tmp_path),
             "HEADROOM_RESULTS": str(results),
             "HEADROOM_MIX": str(mix),
             "HEADROOM_RATE": "12",
@@ -158,8 +154,17 @@ backends = [{{ resource = "one" }}]
     assert "front + one, chat in " in shown.stdout and "charged by characters" in shown.stdout
 
 
-def _target(name: str, about: dict[str, Any]) -> str:
-    return (
-        f'[{name}]\nendpoint = "{about["endpoint"]}"\ndeployment = "chat"\napi_version = "{about["api_version"]}"\n'
-        f'gateway = "{about["gateway"]}"\napi_key_env = "KEY_{name.upper()}"\n'
-    )
+def test_deployments_of_one_name_in_one_region_have_each_its_own_limiter(tmp_path: Path) -> None:
+    """A gateway's calls count against what is behind it, where that is known."""
+    places = {"one": ("one.openai.azure.com", "direct"), "two": ("two.openai.azure.com", "direct")}
+    places["front"] = ("front.azure-api.net", "apim")
+    calls = [
+        call(n, target=name, server_address=address, gateway=gateway)
+        for n, (name, (address, gateway)) in enumerate(places.items())
+    ]
+    assert limited_together(tmp_path, *calls) == [["front"], ["one"], ["two"]]
+    assert limited_together(tmp_path / "less", *(one for one in calls if one.target != "two")) == [["front", "one"]]
+
+
+def limited_together(folder: Path, *calls: ObservedCall) -> list[list[str]]:
+    return [sorted(targets) for *_, targets in signals(read_run(write_run(folder, calls), LIMIT_HEADERS).calls)]
