@@ -1,6 +1,7 @@
 """The `analysis` command. Data goes to standard output, talk to standard error."""
 
 import json
+import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -35,6 +36,14 @@ _FORM = click.option(
     type=click.Choice(OUTPUTS),
     help="say what was written so, in place of its paths alone; the folder is --into",
 )
+
+
+class _Within(click.FloatRange):
+    """NaN is in every range, or in none."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = float(super().convert(value, param, ctx))
+        return self.fail(f"{value!r} is no number", param, ctx) if math.isnan(number) else number
 
 
 class _Group(click.Group):
@@ -162,20 +171,20 @@ def regions(runs: tuple[Path, ...], logs: tuple[str, ...], output: "Output") -> 
 @click.argument("sources", metavar="[SOURCE]...", nargs=-1)
 @click.option("--model", help="what is bought; of a run or a log, by default the model that answered")
 @click.option("--offer", type=click.Choice(["global", "datazone", "regional"]), default="global", show_default=True)
-@click.option("--rpm", type=click.FloatRange(0, min_open=True), help="requests a minute; SOURCE is brought to it")
-@click.option("--input-tokens", type=click.FloatRange(0), help="of one request; SOURCE's mean is brought to it")
-@click.option("--output-tokens", type=click.FloatRange(0), help="of one request; SOURCE's mean is brought to it")
-@click.option("--cached-share", type=click.FloatRange(0, 1), help="of the input, where SOURCE does not say")
+@click.option("--rpm", type=_Within(0, 1e7, min_open=True), help="requests a minute; SOURCE is brought to it")
+@click.option("--input-tokens", type=_Within(0, 1e7), help="of one request; SOURCE's mean is brought to it")
+@click.option("--output-tokens", type=_Within(0, 1e7), help="of one request; SOURCE's mean is brought to it")
+@click.option("--cached-share", type=_Within(0, 1), help="of the input, where SOURCE does not say")
 @click.option("--since", metavar="TIME", help="of logs: from then on (2026-09-01T08:00, UTC)")
 @click.option(
     "--until", metavar="TIME", help="of logs: until then; of a container or workspace by default the last day"
 )
 @click.option("--deployment", help="whose calls, where the run or the log has several")
-@click.option("--throttled", type=click.FloatRange(0, 1), default=0.01, show_default=True, help="share allowed")
-@click.option("--growth", type=click.FloatRange(0.01, 1000), default=1.0, show_default=True, help="times the load")
+@click.option("--throttled", type=_Within(0, 1), default=0.01, show_default=True, help="share allowed")
+@click.option("--growth", type=_Within(0.01, 1000), default=1.0, show_default=True, help="times the load")
 @click.option("--retries", type=click.IntRange(0, 20), default=0, show_default=True, help="of the client, after a 429")
 @click.option("--spillover", is_flag=True, help="what is refused goes to pay-as-you-go, and costs")
-@click.option("--bucket-seconds", type=click.FloatRange(1, 3600), default=60.0, show_default=True, help="a full bucket")
+@click.option("--bucket-seconds", type=_Within(1, 3600), default=60.0, show_default=True, help="a full bucket")
 @click.option("--bought", type=click.IntRange(1), help="units behind the run: what one really takes is said")
 @click.option("--calibrate", type=click.Path(path_type=Path), help="run of knee.py: size with what its units took")
 @click.option("--models", type=click.Path(path_type=Path), help="file with what units of other models are worth")

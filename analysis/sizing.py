@@ -28,6 +28,8 @@ from probe.traces import is_trace, read_trace
 
 _DAY = timedelta(days=1)
 _MOST_GROWTH = 1000.0
+# Of a replay's memory: 3 GB for ten million.
+_MOST_CALLS = 20_000_000
 
 
 class Given(NamedTuple):
@@ -97,8 +99,13 @@ def replayed(sources: Sequence[str], given: Given) -> Result:
     if load.calls.empty:
         raise SettingsError(f"{printable(first)}: there is no call in it to size for")
     load = _as_forecast(_with_cached(load, given), given)
-    if not _is_mix(first):
+    if _is_mix(first):
+        # It was drawn at that rate.
+        given = given._replace(growth=1.0)
+    else:
         load = _at_rate(load, given.rpm)
+    if len(load.calls) * given.growth > _MOST_CALLS:
+        raise SettingsError(f"{len(load.calls):,} calls {given.growth:g} times over are more than {_MOST_CALLS:,}")
     table = find_model(_model_name(load.models, given), given.offer, given.models)
     at = rates(table.name, given.prices)
     model, notes = _calibrated(table, load, run, given)
@@ -154,7 +161,7 @@ def _of_mix(path: Path, given: Given) -> loads.Load:
     if given.rpm is None:
         raise SettingsError(f"{path}: a mix does not say how many calls there are: --rpm N does, a minute")
     try:
-        return loads.of_mix(read_mix(path), given.rpm)
+        return loads.of_mix(read_mix(path), given.rpm * given.growth)
     except ValueError as error:
         raise SettingsError(str(error)) from None
 
@@ -220,8 +227,8 @@ def _at_rate(load: loads.Load, rpm: float | None) -> loads.Load:
     if rpm is None:
         return load
     factor = rpm * ptu.span(load.calls) / 60 / len(load.calls)
-    if factor > _MOST_GROWTH:
-        raise SettingsError(f"--rpm {rpm:g} is {factor:,.0f} times the source's; at most {_MOST_GROWTH:,.0f}")
+    if factor > _MOST_GROWTH or factor * len(load.calls) > _MOST_CALLS:
+        raise SettingsError(f"--rpm {rpm:g} is {factor:,.0f} times the source's calls, which is too many to replay")
     note = f"Calls are {factor:.3g} times those of the source, in the same time and with its bursts."
     return load._replace(calls=ptu.grown(load.calls, factor), notes=[*load.notes, note])
 

@@ -196,6 +196,8 @@ def two_deployments(folder: Path) -> Path:
         (lambda folder: MIX, ["--rpm", "5", "--since", "2024-05-17"], "is no log: several sources, --since"),
         (two_deployments, ["--since", "yesterday"], "--since yesterday: give a time as 2026-09-01T08:00"),
         (two_deployments, ["--since", "2024-05-18", "--until", "2024-05-17"], "is not before --until"),
+        (lambda folder: "nowhere.toml", ["--rpm", "5"], "nowhere.toml: no such run, log, trace or mix"),
+        (two_deployments, ["--deployment", "chat", "--rpm", "1e7"], "which is too many to replay"),
         (lambda folder: "workspace:!", [], "a workspace is workspace: and its id"),
     ],
 )
@@ -205,3 +207,10 @@ def test_sources_that_are_wrong_or_empty_end_in_one_line(
     done = invoked(make(tmp_path), *options)
     assert (done.exit_code, done.stdout, len(done.stderr.splitlines())) == (2, "", 1), done.output
     assert says in done.stderr
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "1e300", "-1", "many"])
+@pytest.mark.parametrize("option", ["--rpm", "--input-tokens", "--growth", "--throttled"])
+def test_numbers_that_are_none_are_refused(option: str, number: str) -> None:
+    done = invoked(MIX, "--model", "gpt-4.1", "--rpm", "5", option, number)
+    assert done.exit_code == 2 and f"Invalid value for '{option}'" in done.stderr
