@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 
-from analysis.output import Output
 from probe.advice import EXIT_DISK, EXIT_EXPECTATION, EXIT_INTERRUPTED, EXIT_OK, EXIT_SETTINGS, EXIT_UNREAD, EXIT_UNSENT
 from probe.journal import JournalError
 

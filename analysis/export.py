@@ -190,8 +190,9 @@ def _cell(name: str, kind: str) -> str:
 
 def csv_safe_sql(text: str) -> str:
     """`probe.escaping.csv_safe` for a whole column."""
-    beginnings = ", ".join(f"chr({ord(one)})" for one in BEGINS_A_FORMULA)
-    unsafe = f"left({text}, 1) IN ({beginnings}) AND NOT regexp_full_match({text}, {_text(NUMBER.pattern)})"
+    # One pattern for each of many columns: DuckDB plans it ten times as fast as a list of characters.
+    beginning = "^[" + "".join(f"\\x{{{ord(one):x}}}" for one in BEGINS_A_FORMULA) + "]"
+    unsafe = f"regexp_matches({text}, {_text(beginning)}) AND NOT regexp_full_match({text}, {_text(NUMBER.pattern)})"
     return f"CASE WHEN {unsafe} THEN '''' || {text} ELSE {text} END"
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import pandas as pd
 from matplotlib import rc_context
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter, NullLocator
 
@@ -151,7 +152,8 @@ def svg(figure: Figure, title: str) -> str:
     with warnings.catch_warnings():
         # Of characters that matplotlib cannot draw; the browser can.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure.savefig(buffer, format="svg", dpi=100, metadata={"Date": None, "Creator": None})
+        # `savefig` draws a figure once more beforehand, for its layout, and comes to the same.
+        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})  # type: ignore[no-untyped-call]
     drawn = buffer.getvalue()
     drawn = drawn[drawn.index("<svg") :]
     inside = re.sub(r"<metadata>.*?</metadata>", "", drawn, flags=re.DOTALL)
