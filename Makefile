@@ -10,9 +10,10 @@ demo: .venv/.run
 	@HEADROOM_SIMULATE=1 $(BIN)/locust --headless --run-time $(DEMO_TIME) --loglevel WARNING
 	@$(BIN)/analysis report
 
-# Most tests wait for a run or a server: four at once are twice as fast on two cores.
+# Most tests wait for a run or a server: four at once are twice as fast on two cores. Without bytecode each of them
+# would compile every test anew.
 test: check
-	@$(BIN)/python -m pytest --numprocesses 4 --dist worksteal
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses 4 --dist worksteal
 
 # The proofs that take minutes.
 soak: .venv/.test

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import duckdb
-import jsonschema
 import msgspec
 import pandas as pd
 import pytest
@@ -126,6 +125,9 @@ def test_a_page_has_no_colour_but_the_themes_and_no_id_twice(made: tuple[Path, F
 
 
 def test_the_summary_beside_the_page_is_what_its_schema_says(made: tuple[Path, Findings, list[Panel]]) -> None:
+    # Here, because it takes seconds, and each of the processes that run tests would.
+    import jsonschema
+
     folder, _, _ = made
     published = json.loads((ROOT / "docs" / "summary.schema.json").read_text())
     assert published == json.loads(json.dumps(schema())), "docs/summary.schema.json is not that of analysis.summary"
