@@ -11,6 +11,8 @@ import pandas as pd
 
 # Of these a column of text has so few that its values are kept once.
 _FEW_VALUES = 1000
+# In a table of fewer rows that is not worth the time that it takes.
+_MANY_ROWS = 2000
 _BLOCK = 64 * 1024
 # `read_json` takes twice the longest line that it is told of, for each thread.
 _USUAL_LINE = 8 * 2**20
@@ -65,8 +67,9 @@ def _column(database: duckdb.DuckDBPyConnection, table: str, expression: str) ->
 
 
 def _few_valued(database: duckdb.DuckDBPyConnection, table: str, names: list[str]) -> list[str]:
-    """Columns with a value, and with few: an ENUM cannot be empty."""
-    if not names:
+    """Columns with a value, and with few, of a table of many rows: an ENUM cannot be empty."""
+    (rows,) = database.execute(f'SELECT count(*) FROM "{table}"').fetchone() or (0,)
+    if not names or rows < _MANY_ROWS:
         return []
     counts = ", ".join(f'approx_count_distinct("{name}")' for name in names)
     found = database.execute(f'SELECT {counts} FROM "{table}"').fetchone()

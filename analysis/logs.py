@@ -46,8 +46,8 @@ _TICKS_BEFORE_1970 = 621_355_968_000_000_000
 # Of messages and bodies in a gateway's log; DuckDB's own limit is lower.
 _LARGEST_LINE = 64 * 1024 * 1024
 _SKIPPED_NAMED = 1000
-# All rows at once would not fit into memory.
-_PARTS = 4
+# All rows at once would not fit into memory, if they are more than so many.
+_PARTS, _AT_ONCE = 4, 2000
 _SKIPPED_SHOWN = 5
 
 _FIELDS = (
@@ -413,8 +413,10 @@ def _make_table(database: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> 
             {differing} AS differing, {pieces} AS pieces,
             coalesce(greatest(max(sequence) + 1 - {first} - {pieces}, 0), 0) AS missing_pieces
         FROM lines WHERE id IS NOT NULL AND category IN ('{"', '".join(_ANY)}')"""
-    for part in range(_PARTS):
-        query = f"{rows} AND hash(id) % {_PARTS} = {part} GROUP BY service, id"
+    (lines,) = database.execute("SELECT count(*) FROM lines").fetchone() or (0,)
+    parts = _PARTS if lines > _AT_ONCE else 1
+    for part in range(parts):
+        query = f"{rows} AND hash(id) % {parts} = {part} GROUP BY service, id"
         database.execute(f"INSERT INTO logs {query}" if part else f"CREATE TABLE logs AS {query}")
 
 

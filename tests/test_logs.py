@@ -378,6 +378,18 @@ def test_copies_are_counted_and_those_that_differ_are_marked(tmp_path: Path) -> 
     assert row(logs, "gate-1")["copies"] == 0
 
 
+def test_among_thousands_a_call_has_the_rows_that_it_has_alone(tmp_path: Path) -> None:
+    kinds = (request, usage, gateway, lambda number: llm(number, 0, **HEADED), lambda number: llm(number, 1))
+    alone, among = (
+        read_logs([jsonl(tmp_path / f"{len(calls)}.json", [kind(n) for n in calls for kind in kinds])])
+        for calls in (range(777, 778), range(1100))
+    )
+    assert (len(alone.table), len(among.table), among.duplicates) == (2, 2200, 0)
+    for name in ("call-777", "gate-777"):
+        assert row(among, name) == row(alone, name)
+    assert among.table.dtypes.equals(alone.table.dtypes)
+
+
 def test_what_was_not_read_is_named_with_its_place_and_why(tmp_path: Path) -> None:
     (tmp_path / "PT1H.json").write_text(
         "\ufeff" + json.dumps(request(1)) + '\n{"torn": \n\n[]\n{"other": 1}\n' + json.dumps(request(2)) + "\n"
@@ -448,7 +460,7 @@ plain = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) |
 values = plain | st.lists(plain, max_size=2) | st.dictionaries(st.text(max_size=5), plain, max_size=2)
 
 
-@settings(max_examples=30)
+@settings(max_examples=20)
 @given(st.lists(st.dictionaries(st.sampled_from([*request(1), "TimeGenerated"]), values, max_size=4), max_size=3))
 def test_no_record_however_odd_ends_the_reading(tmp_path_factory: pytest.TempPathFactory, odd: list[Record]) -> None:
     folder = tmp_path_factory.mktemp("odd")
