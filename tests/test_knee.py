@@ -19,6 +19,7 @@ from locustfiles._knee import Search, Seen, Sent, Settings, in_each, with_refusa
 from locustfiles._plan import mean_tokens
 from locustfiles._slo import read_objectives
 from probe.prompts import CONVERSATION, Ask, EvenMix, Mix
+from probe.record import ObservedCall
 from simulator.service.limits import RefillLimiter, Refusal, WindowLimiter
 from simulator.service.provisioned import Charge, ProvisionedLimiter, provisioned_model
 from tests.commands import run, settings_of
@@ -26,7 +27,7 @@ from tests.runs import Start, ended, load_of, only_run, openai_shaped, results_i
 from tests.simulators import Simulated, simulating
 from tests.wire import answers, serving
 
-PTU = provisioned_model("gpt-4.1-mini")
+PTU, GPT_4O = provisioned_model("gpt-4.1-mini"), provisioned_model("gpt-4o")
 INPUT, OUTPUT = mean_tokens(CONVERSATION)
 # What the service does with a call: lets it in, or refuses it.
 Admit = Callable[[Ask, float], bool]
@@ -276,6 +277,37 @@ def test_a_knee_is_found_by_two_processes_and_is_in_the_record(short: Simulated,
     assert len({call.worker_id for call in load_of(tmp_path / "results")}) == 2
     assert "calls a minute" in done.stderr and "broke throttled<1%" in done.stderr
     assert run("analysis", "verify", str(only_run(tmp_path / "results"))).returncode == 0
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["standard", "provisioned"])
+def test_with_windows_of_a_minute_the_capacity_is_found_within_3_percent_in_5_minutes(
+    kind: str, tmp_path: Path
+) -> None:
+    limits, model = SHORT.index("tokens_per_minute"), "gpt-4.1-mini-2025-04-14"
+    deployment = SHORT[:limits] + "tokens_per_minute = 120000\nrequests_per_minute = 60000\n"
+    if kind == "provisioned":
+        deployment = SHORT[:limits].replace(model, "gpt-4o-2024-08-06") + "ptu = 50\n"
+    with simulating(tmp_path, deployment + SHORT[SHORT.index("[resources.std.latency]") :]) as simulated:
+        done = run(*KNEE[:4], settings=settings_for(simulated, tmp_path), timeout=400)
+    assert done.returncode == 0, done.stderr
+    found: Any = ended(tmp_path / "results")["knee"]
+    (knee,) = found
+    calls = load_of(tmp_path / "results")
+    assert max(call.issued or 0 for call in calls) < 300
+    answered = [call for call in calls if call.input_tokens is not None]
+    cost = sum(charged(kind, call) for call in answered) / len(answered)
+    true = (50 * GPT_4O.input_tpm_per_ptu if kind == "provisioned" else 120_000) / cost
+    assert knee["capacity"]["requests_per_minute"]["value"] == pytest.approx(true, rel=0.03)
+    assert knee["broke_by"] == "throttled<1%"
+
+
+def charged(kind: str, call: ObservedCall) -> float:
+    """What the limiter takes for it."""
+    tokens = call.input_tokens or 0
+    if kind == "standard":
+        return tokens - 2
+    return tokens - (call.cached_tokens or 0) + GPT_4O.output_weight * (call.output_tokens or 0)
 
 
 def test_a_knee_that_is_stopped_says_what_it_has_found_so_far(short: Simulated, tmp_path: Path, start: Start) -> None:
