@@ -72,11 +72,15 @@ def signals(calls: pd.DataFrame) -> Iterator[tuple[str, str | None, dict[str, pd
 def _resources(calls: pd.DataFrame, region: pd.Series) -> pd.Series:
     """Whose limit a call counts against: of a direct one the address. What is behind a gateway is what is called
     directly too, if there is only one of that region and deployment; else it is told by the gateway's address."""
-    address = calls["server_address"].astype("str") + ":" + calls["server_port"].astype("str")
-    direct = address.where(calls["gateway"] == "direct")
-    place = [calls["request_model"], region]
-    only = direct.groupby(place).transform("first").where(direct.groupby(place).transform("nunique") == 1)
-    return direct.fillna(only).fillna(address)
+    place = [calls["request_model"], region, calls["gateway"], calls["server_address"], calls["server_port"]]
+    number = calls.groupby(place, dropna=False, observed=True, sort=False).ngroup()
+    first = ~number.duplicated()
+    known = pd.DataFrame({"model": place[0], "region": region, "gateway": place[2], "number": number})[first]
+    direct = known[known["gateway"] == "direct"].groupby(["model", "region"], observed=True)["number"]
+    only = direct.first()[direct.size() == 1].rename("only").reset_index()
+    known = known.merge(only, how="left", on=["model", "region"])
+    of_each = known["number"].where(known["gateway"] == "direct", known["only"].fillna(known["number"]))
+    return number.map(dict(zip(known["number"], of_each, strict=True)))
 
 
 def _signals(calls: pd.DataFrame) -> pd.DataFrame:

@@ -162,7 +162,7 @@ def test_deployments_of_one_name_in_one_region_have_each_its_own_limiter(tmp_pat
         call(n, target=name, server_address=address, gateway=gateway)
         for n, (name, (address, gateway)) in enumerate(places.items())
     ]
-    assert limited_together(tmp_path, *calls) == [["front"], ["one"], ["two"]]
+    assert limited_together(tmp_path, *calls) == [["one"], ["two"], ["front"]]
     assert limited_together(tmp_path / "less", *(one for one in calls if one.target != "two")) == [["front", "one"]]
 
 
