@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+import time
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -16,11 +17,13 @@ from tests.wire import reply
 REFUSAL = reply(b'{"error":{"code":"429","message":"call rate limit"}}', "429 Too Many Requests")
 
 
-def openai_shaped(refuse_every: int = 10**9) -> Callable[[bytes], bytes]:
-    """Answers streams and others alike, and refuses every so manieth call."""
+def openai_shaped(refuse_every: int = 10**9, seconds: float = 0) -> Callable[[bytes], bytes]:
+    """Answers streams and others alike, after `seconds`, and refuses every so manieth call. Answered at once, a closed
+    load makes thousands of calls a second, which takes all of the machine and tells no more."""
     numbers = count(1)
 
     def make(request: bytes) -> bytes:
+        time.sleep(seconds)
         if next(numbers) % refuse_every == 0:
             return REFUSAL
         return GOOD if b'"stream":true' in request else reply(WHOLE)

@@ -35,7 +35,7 @@ def kept(results: Path) -> Verdict:
 
 @pytest.fixture
 def server() -> Iterator[WireServer]:
-    with serving(answers(openai_shaped())) as running:
+    with serving(answers(openai_shaped(seconds=0.02))) as running:
         yield running
 
 
@@ -201,7 +201,7 @@ def test_a_second_signal_ends_the_workers_calls_at_once_and_keeps_them(
 
 def test_two_runs_in_one_folder_at_once_keep_to_themselves(tmp_path: Path, server: WireServer, start: Start) -> None:
     settings = results_in(tmp_path, server.url)
-    processes = [start(*HEADLESS, "-t", "2s", settings=settings) for _ in range(2)]
+    processes = [start(*HEADLESS, "-t", "1s", settings=settings) for _ in range(2)]
     assert [process.wait(60) for process in processes] == [0, 0]
     folders = [path.parent for path in tmp_path.glob("*/run.json")]
     assert len(folders) == 2 and all(verify(folder).adds_up for folder in folders)

@@ -218,7 +218,7 @@ def refused_from(number: int) -> Callable[[bytes], bytes]:
 
 
 def known_tokens(known: set[str]) -> Callable[[bytes], bytes]:
-    good = openai_shaped()
+    good = openai_shaped(seconds=0.02)
 
     def make(request: bytes) -> bytes:
         sent = request.partition(b"Bearer ")[2].partition(b"\r\n")[0].decode()
@@ -251,7 +251,7 @@ def test_a_token_that_is_refused_in_mid_run_is_replaced_once_and_the_run_goes_on
     with serving(answers(known_tokens(known))) as server:
         settings = {**results_in(tmp_path, server.url), **settings}
         with ThreadPoolExecutor(1) as thread:
-            running = thread.submit(run, *RUN[:-1], "4s", settings=settings)
+            running = thread.submit(run, *RUN[:-1], "3s", settings=settings)
             assert server.wait_for_requests(30)
             known.clear()
             known.add(f"{TOKEN}-2")
@@ -280,7 +280,7 @@ def test_two_hundred_users_of_a_run_with_a_slow_identity_ask_for_one_token(
     settings, asked = identity
     IdentityEndpoint.seconds = 1.0
     many = ("locust", "--headless", "--users", "200", "--spawn-rate", "200", "--run-time", "3s")
-    with serving(answers(openai_shaped())) as server:
+    with serving(answers(openai_shaped(seconds=0.3))) as server:
         done = run(*many, settings={**results_in(tmp_path, server.url), **settings, "HEADROOM_PAUSE": "1"})
         heads = [request.partition(b"\r\n\r\n")[0] for request in server.requests]
         connections = server.connections

@@ -15,7 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from analysis.cli import analysis
 from probe.journal import read_calls
 from probe.simulated import Simulator
 from probe.traces import read_trace
@@ -73,9 +75,9 @@ def test_every_call_in_the_journal_is_in_the_simulators_logs_and_the_other_way_r
 
 
 def test_every_request_a_server_received_is_one_line_of_the_journal(tmp_path: Path) -> None:
-    with serving(answers(openai_shaped(refuse_every=5))) as server:
+    with serving(answers(openai_shaped(refuse_every=5, seconds=0.02))) as server:
         settings = results_in(tmp_path, server.url, HEADROOM_PAUSE="0")
-        done = run("locust", "--headless", "--run-time", "2s", "--users", "5", settings=settings)
+        done = run("locust", "--headless", "--run-time", "1s", "--users", "5", settings=settings)
         received = len(server.requests)
     calls = read_calls(only_run(tmp_path)).calls
     assert done.returncode == 0, done.stderr
@@ -92,9 +94,9 @@ def test_the_stream_share_and_the_mix_are_as_asked(tmp_path: Path) -> None:
         'output_tokens = {median = 20, p90 = 20}\n[[class]]\nname = "json"\nweight = 1\nstream_share = 0\n'
         "input_tokens = {median = 10, p90 = 10}\noutput_tokens = {median = 5, p90 = 5}\n"
     )
-    with serving(answers(openai_shaped())) as server:
+    with serving(answers(openai_shaped(seconds=0.01))) as server:
         changes = {"HEADROOM_RESULTS": str(tmp_path), "HEADROOM_STREAM_SHARE": "1", "HEADROOM_MIX": str(mix)}
-        run("locust", "--headless", "--run-time", "2s", settings=settings_of(server.url, **changes))
+        run("locust", "--headless", "--run-time", "1s", settings=settings_of(server.url, **changes))
     calls = load_of(tmp_path)
     kinds = Counter((call.traffic, call.request_stream, call.request_max_tokens) for call in calls)
     assert set(kinds) == {("chat", True, 20), ("json", False, 5)}
@@ -102,9 +104,9 @@ def test_the_stream_share_and_the_mix_are_as_asked(tmp_path: Path) -> None:
 
 
 def test_the_time_to_first_token_is_a_row_of_its_own_that_adds_no_requests(tmp_path: Path) -> None:
-    with serving(answers(openai_shaped())) as server:
+    with serving(answers(openai_shaped(seconds=0.05))) as server:
         settings = results_in(tmp_path, server.url)
-        done = run("locust", "--headless", "--run-time", "2s", settings=settings)
+        done = run("locust", "--headless", "--run-time", "1s", settings=settings)
     table = done.stdout + done.stderr
     counts = {kind: int(number) for kind, number in re.findall(r"^(TTFT|chat) .*stream +(\d+) +\d+\(", table, re.M)}
     total = re.search(r"Aggregated +(\d+) ", table)
@@ -266,8 +268,7 @@ def replayed(folder: Path, seconds: int) -> int:
     for number, row in enumerate(rows):
         call = calls[f"{max(row.input_tokens, 8)}-{number}"]
         assert call.scheduled == row.at / 10 and call.request_max_tokens == row.output_tokens
-    reported = run("analysis", "report", "-o", "json", settings=settings)
-    found = json.loads(reported.stdout)
+    found = json.loads(CliRunner().invoke(analysis, ["report", str(only_run(folder)), "-o", "json"]).stdout)
     assert found["counts"]["calls"] == found["logs"]["matched"] == len(calls) == len(rows)
     assert found["logs"]["only_log"] == found["logs"]["only_client"] == 0
     return len(calls)

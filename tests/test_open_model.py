@@ -12,6 +12,7 @@ import pytest
 from tests.commands import run
 from tests.runs import Start, ended, load_of, only_run, openai_shaped, results_in
 from tests.simulators import awaited
+from tests.test_analysis import report
 from tests.test_client import WHOLE
 from tests.wire import answers, reply, sends, sends_then_waits, serving
 
@@ -76,7 +77,7 @@ def test_dropped_calls_are_told_apart_in_the_report(tmp_path: Path) -> None:
     with serving(sends(reply(WHOLE)), sends(0.2, reply(WHOLE))) as server:
         settings = results_in(tmp_path, server.url, HEADROOM_STREAM_SHARE="0", **options)
         run("locust", "--headless", "--run-time", "3s", settings=settings)
-    reported = json.loads(run("analysis", "report", "-o", "json", settings=settings).stdout)
+    reported = report(only_run(tmp_path))
     outcomes = Counter(call.outcome for call in load_of(tmp_path))
     assert set(outcomes) == {"ok", "dropped_not_sent"}
     assert reported["counts"]["dropped"] == outcomes["dropped_not_sent"]
@@ -86,11 +87,11 @@ def test_dropped_calls_are_told_apart_in_the_report(tmp_path: Path) -> None:
 
 
 def test_the_closed_model_is_labelled_in_plan_run_and_report(tmp_path: Path) -> None:
-    with serving(answers(openai_shaped())) as server:
+    with serving(answers(openai_shaped(seconds=0.05))) as server:
         settings = results_in(tmp_path, server.url)
         done = run("locust", "--headless", "--run-time", "1s", settings=settings)
     about = json.loads((only_run(tmp_path) / "run.json").read_text())
-    reported = json.loads(run("analysis", "report", "-o", "json", settings=settings).stdout)
+    reported = report(only_run(tmp_path))
     assert "queueing not measured" in done.stderr
     assert about["queueing"] == reported["queueing"] == "not measured"
     assert any("queueing is not measured" in caveat for caveat in reported["caveats"])
@@ -122,7 +123,7 @@ def stalled(folder: Path, start: Start, seconds: float) -> dict[str, float]:
             time.sleep(began + at - gap / 2 - time.time())
             change()
         process.communicate(timeout=2 * seconds + 60)
-    reported = json.loads(run("analysis", "report", "-o", "json", settings=settings).stdout)
+    reported = report(only_run(folder))
     (whole,) = reported["from_due"]
     assert whole["n"] == CALLS
     return dict(whole)

@@ -11,6 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from analysis.cli import analysis
+from analysis.verify import verify
 from probe.record import ObservedCall
 from tests.commands import run
 from tests.runs import Start, ended, load_of, only_run
@@ -228,7 +229,7 @@ def test_two_processes_share_the_rounds_and_a_rate_spreads_them(tmp_path: Path, 
     assert len({call.worker_id for call in calls}) == 2
     # Thirty calls a second are ten rounds a second; what follows in a round is due when the call before it has ended.
     assert sorted(one[0].scheduled or 0.0 for one in made.values()) == pytest.approx([n / 10 for n in range(15)])
-    assert run("analysis", "verify", str(only_run(tmp_path / "results"))).returncode == 0
+    assert verify(only_run(tmp_path / "results")).adds_up
 
 
 @pytest.mark.parametrize(
@@ -256,4 +257,4 @@ def test_a_run_that_is_stopped_in_the_middle_of_its_rounds_says_what_it_has_foun
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 0, said
     assert "regions by their median time to the first token: 1. one" in said
-    assert run("analysis", "verify", str(only_run(tmp_path / "results"))).returncode == 0
+    assert verify(only_run(tmp_path / "results")).adds_up

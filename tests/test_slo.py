@@ -126,7 +126,7 @@ def test_a_run_says_its_objectives_first_and_ends_with_7_where_one_has_not_held(
 
 
 def test_objectives_given_as_flags_that_hold_leave_the_exit_code_alone(tmp_path: Path) -> None:
-    with serving(answers(openai_shaped())) as server:
+    with serving(answers(openai_shaped(seconds=0.05))) as server:
         flags = ("--slo", "duration_p99<20s", "--slo", "failed<=0%")
         done = run("locust", "--headless", "-t", "1s", *flags, settings=results_in(tmp_path, server.url))
     assert done.returncode == 0, done.stderr
