@@ -11,7 +11,7 @@ import pandas as pd
 
 # Of these a column of text has so few that its values are kept once.
 _FEW_VALUES = 1000
-# In a table of fewer rows that is not worth the time that it takes.
+# A table of fewer rows is no matter of memory, and what saves it takes time.
 _MANY_ROWS = 2000
 _BLOCK = 64 * 1024
 # `read_json` takes twice the longest line that it is told of, for each thread.
@@ -48,28 +48,36 @@ def frame(database: duckdb.DuckDBPyConnection, table: str, order_by: str | None 
     Text of few values is one object a value, not one a row, which saves some 70 bytes a cell.
     """
     kinds = {name: kind for name, kind, *_ in database.execute(f'DESCRIBE "{table}"').fetchall()}
-    few = _few_valued(database, table, [name for name, kind in kinds.items() if kind == "VARCHAR"])
+    (rows,) = database.execute(f'SELECT count(*) FROM "{table}"').fetchone() or (0,)
+    is_long = rows >= _MANY_ROWS
+    few = _few_valued(database, table, [name for name, kind in kinds.items() if is_long and kind == "VARCHAR"])
     for number, name in enumerate(few):
         values = f'SELECT DISTINCT "{name}" FROM "{table}" WHERE "{name}" IS NOT NULL ORDER BY 1'
         database.execute(f'CREATE OR REPLACE TEMP TYPE "values_{number}" AS ENUM ({values})')
-    shared = {name: f'"{name}"::"values_{number}"' for number, name in enumerate(few)}
-    order = slice(None) if order_by is None else np.argsort(_column(database, table, f'"{order_by}"'), kind="stable")
-    # One column after the other: as a whole, the table would be in memory twice.
+    shared = {name: f'"{name}"::"values_{number}" AS "{name}"' for number, name in enumerate(few)}
+    selected = [shared.get(name, f'"{name}"') for name in kinds]
+    order = slice(None) if order_by is None else _order(database, table, order_by)
+    # One column after the other, where it is long: as a whole, the table would be in memory twice.
+    parts = [[one] for one in selected] if is_long else [selected]
     columns = {
-        name: _typed(_column(database, table, shared.get(name, f'"{name}"'))[order], kind)
-        for name, kind in kinds.items()
+        name: _typed(values[order], kinds[name])
+        for part in parts
+        for name, values in _fetched(database, table, part).items()
     }
     return pd.DataFrame(columns, copy=False)
 
 
-def _column(database: duckdb.DuckDBPyConnection, table: str, expression: str) -> Any:
-    return database.execute(f'SELECT {expression} AS it FROM "{table}"').fetchnumpy()["it"]
+def _order(database: duckdb.DuckDBPyConnection, table: str, by: str) -> Any:
+    return np.argsort(_fetched(database, table, [f'"{by}"'])[by], kind="stable")
+
+
+def _fetched(database: duckdb.DuckDBPyConnection, table: str, selected: list[str]) -> dict[str, Any]:
+    return database.execute(f'SELECT {", ".join(selected)} FROM "{table}"').fetchnumpy()
 
 
 def _few_valued(database: duckdb.DuckDBPyConnection, table: str, names: list[str]) -> list[str]:
-    """Columns with a value, and with few, of a table of many rows: an ENUM cannot be empty."""
-    (rows,) = database.execute(f'SELECT count(*) FROM "{table}"').fetchone() or (0,)
-    if not names or rows < _MANY_ROWS:
+    """Columns with a value, and with few: an ENUM cannot be empty."""
+    if not names:
         return []
     counts = ", ".join(f'approx_count_distinct("{name}")' for name in names)
     found = database.execute(f'SELECT {counts} FROM "{table}"').fetchone()

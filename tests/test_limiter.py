@@ -1,5 +1,6 @@
 """Whether the limiter that is inferred is the one that was there: the simulator's own models, on simulated time."""
 
+import heapq
 import math
 import random
 from collections.abc import Callable, Iterator
@@ -192,8 +193,7 @@ def provisioned(units: int, rate: float, *, seconds: float = 300, seed: int = 3)
     events: list[tuple[float, str, Any]] = [(now, "call", None) for now in arrivals(seconds, rate, rng)]
     rows = []
     while events:
-        events.sort(key=lambda event: -event[0])
-        now, what, about = events.pop()
+        now, what, about = heapq.heappop(events)
         if what == "end":
             charge, generated = about
             limiter.settle(charge, generated, now)
@@ -203,7 +203,7 @@ def provisioned(units: int, rate: float, *, seconds: float = 300, seed: int = 3)
         admitted = not isinstance(added, Refusal)
         ended = now + rng.uniform(0.2, 3)
         if admitted:
-            events.append((ended, "end", (added, request["output_tokens"])))
+            heapq.heappush(events, (ended, "end", (added, request["output_tokens"])))
         used = round((limiter.standing(now).utilization or 0), 3)
         row = {
             "issued": now,
