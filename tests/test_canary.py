@@ -118,7 +118,7 @@ def settings_for(folder: Path, server: WireServer) -> dict[str, str]:
     return {**results_in(folder, server.url), **besides, **LOUD}
 
 
-RUN = ("locust", "-f", "locustfiles/sdk_retries.py", "--loglevel", "DEBUG", "--users", "4", "--run-time", "4s")
+RUN = ("locust", "-f", "locustfiles/sdk_retries.py", "--loglevel", "DEBUG", "--users", "4", "--run-time", "2s")
 
 
 def test_a_run_and_its_report_hold_no_canary(tmp_path: Path) -> None:

@@ -12,8 +12,7 @@ from tests.wire import reply, sends, serving
 ANSWER = reply(b'{"error":{"code":"401","message":"\x1b[2J no"}}', "401 PermissionDenied", "apim-request-id: a")
 
 
-@pytest.mark.parametrize("columns", [80, 200])
-@pytest.mark.parametrize("colour", [True, False], ids=["colour", "plain"])
+@pytest.mark.parametrize(("columns", "colour"), [(80, True), (200, False)], ids=["80-colour", "200-plain"])
 @pytest.mark.parametrize(
     ("command", "ends_in", "code"),
     [

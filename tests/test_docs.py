@@ -25,6 +25,7 @@ from probe.simulated import Simulator
 from simulator.call import Call
 from simulator.config import Generation
 from tests.commands import BIN, ROOT, environment, run
+from tests.runs import short_calls
 from tests.test_compare import calls, written
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -70,7 +71,8 @@ def shell(script: str, folder: Path, **settings: str) -> subprocess.CompletedPro
 def test_make_demo_shows_progress_and_ends_with_the_path_of_its_report(checkout: Path) -> None:
     assert "make demo\n" in block("make demo")
     # A demonstration stays on the simulator, also for someone who has an endpoint configured.
-    done = shell("make demo", checkout, DEMO_TIME="6s", AZURE_OPENAI_ENDPOINT="https://contoso.openai.azure.com")
+    about = {"AZURE_OPENAI_ENDPOINT": "https://contoso.openai.azure.com", "HEADROOM_MIX": short_calls(checkout)}
+    done = shell("make demo", checkout, DEMO_TIME="6s", **about)
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("calls ended") >= 2
     path = checkout / done.stdout.splitlines()[-1]
@@ -96,7 +98,7 @@ def test_the_commands_against_an_endpoint_work_with_the_four_variables_set(check
     assert script.count("export ") == 4
     for name, value in values.items():
         script = re.sub(rf"(?m)^export {name}=.*$", f"export {name}={value}", script)
-    done = shell(script.replace("--run-time 1m", "--run-time 3s"), checkout)
+    done = shell(script.replace("--run-time 1m", "--run-time 2s"), checkout, HEADROOM_MIX=short_calls(checkout))
     simulator.stop()
     assert done.returncode == 0, done.stderr
     assert "starting the simulator" not in done.stderr

@@ -24,7 +24,7 @@ from probe.record import ObservedCall
 from simulator.service.limits import RefillLimiter, Refusal, WindowLimiter
 from simulator.service.provisioned import Charge, ProvisionedLimiter, provisioned_model
 from tests.commands import run, settings_of
-from tests.runs import Start, ended, load_of, only_run, openai_shaped, results_in
+from tests.runs import Start, ended, load_of, only_run, openai_shaped, results_in, short_calls
 from tests.simulators import Simulated, simulating
 from tests.wire import answers, serving
 
@@ -233,13 +233,6 @@ token_period = 2
 [resources.std.latency]
 between_tokens = { median = 0.001 }
 """
-SMALL = """
-[[class]]
-name = "small"
-weight = 1
-input_tokens = { median = 80, p90 = 160 }
-output_tokens = { median = 4, p90 = 8 }
-"""
 KNEE = ("locust", "-f", "locustfiles/knee.py", "--headless", "--window", "2", "--step-seconds", "0.5")
 
 
@@ -252,12 +245,11 @@ def short(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Simulated]:
 
 def settings_for(simulated: Simulated, folder: Path, **changes: str) -> dict[str, str]:
     target = simulated.target("std")
-    (folder / "small.toml").write_text(SMALL)
     return {
         **settings_of(target.endpoint),
         "AZURE_OPENAI_API_KEY": target.api_key or "",
         "HEADROOM_RESULTS": str(folder / "results"),
-        "HEADROOM_MIX": str(folder / "small.toml"),
+        "HEADROOM_MIX": short_calls(folder),
         **changes,
     }
 

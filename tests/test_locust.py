@@ -22,7 +22,7 @@ from probe.journal import read_calls
 from probe.simulated import Simulator
 from probe.traces import read_trace
 from tests.commands import ROOT, run, settings_of
-from tests.runs import Start, ended, load_of, only_run, openai_shaped, results_in
+from tests.runs import Start, ended, load_of, only_run, openai_shaped, results_in, short_calls
 from tests.test_client import WHOLE
 from tests.wire import answers, reply, sends, sends_then_waits, serving
 
@@ -41,15 +41,38 @@ def logged_ids(logs: Path, category: str) -> list[str]:
     return [json.loads(line)["correlationId"] for line in lines]
 
 
-def test_with_nothing_configured_it_starts_the_simulator_and_says_so(tmp_path: Path) -> None:
-    done = run("locust", "--headless", "--run-time", "3s", settings={"HEADROOM_RESULTS": str(tmp_path)})
+@pytest.fixture(scope="module")
+def without_endpoint(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A run where none is configured: its results, and what it said."""
+    folder = tmp_path_factory.mktemp("without")
+    settings = {"HEADROOM_RESULTS": str(folder / "results"), "HEADROOM_MIX": short_calls(folder)}
+    return folder / "results", run("locust", "--headless", "--run-time", "3s", settings=settings)
+
+
+def test_with_nothing_configured_it_starts_the_simulator_and_says_so(
+    without_endpoint: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    results, done = without_endpoint
     assert done.returncode == 0, done.stderr
     assert "no endpoint configured: starting the simulator" in done.stderr
-    calls = load_of(tmp_path)
+    calls = load_of(results)
     assert {call.target for call in calls} == {"eastus2", "swedencentral", "apim"}
     assert {call.gateway for call in calls} == {"direct", "apim"}
     assert {call.request_stream for call in calls} == {True, False}
-    assert ended(tmp_path)["how"] == "completed"
+    assert ended(results)["how"] == "completed"
+
+
+def test_every_call_in_the_journal_is_in_the_simulators_logs_and_the_other_way_round(
+    without_endpoint: tuple[Path, subprocess.CompletedProcess[str]],
+) -> None:
+    folder = only_run(without_endpoint[0])
+    (logs,) = json.loads((folder / "run.json").read_text())["logs"]
+    journalled = [call.service_request_id for call in read_calls(folder).calls]
+    logged = logged_ids(folder / logs, "requestresponse")
+    assert len(journalled) > 20
+    assert Counter(journalled) == Counter(logged)
+    answered = [call.service_request_id for call in read_calls(folder).calls if call.status_code == 200]
+    assert Counter(answered) == Counter(logged_ids(folder / logs, "azureopenairequestusage"))
 
 
 def test_two_runs_with_workers_at_once_keep_to_themselves(tmp_path: Path, start: Start) -> None:
@@ -60,18 +83,6 @@ def test_two_runs_with_workers_at_once_keep_to_themselves(tmp_path: Path, start:
         assert [one.wait(60) for one in runs] == [0, 0]
     for folder in folders:
         assert len({call.worker_id for call in load_of(folder)}) == 2
-
-
-def test_every_call_in_the_journal_is_in_the_simulators_logs_and_the_other_way_round(tmp_path: Path) -> None:
-    run("locust", "--headless", "--run-time", "4s", settings={"HEADROOM_RESULTS": str(tmp_path)})
-    folder = only_run(tmp_path)
-    (logs,) = json.loads((folder / "run.json").read_text())["logs"]
-    journalled = [call.service_request_id for call in read_calls(folder).calls]
-    logged = logged_ids(folder / logs, "requestresponse")
-    assert len(journalled) > 20
-    assert Counter(journalled) == Counter(logged)
-    answered = [call.service_request_id for call in read_calls(folder).calls if call.status_code == 200]
-    assert Counter(answered) == Counter(logged_ids(folder / logs, "azureopenairequestusage"))
 
 
 def test_every_request_a_server_received_is_one_line_of_the_journal(tmp_path: Path) -> None:

@@ -30,7 +30,7 @@ buffer_response = true
 strip_headers = ["x-ms-region"]
 """
 
-WIDTHS = [(80, True), (200, True), (80, False), (200, False)]
+WIDTHS = [(80, True), (200, False)]
 # One for each test that uses it up.
 LIMITED = """
 [resources.one.deployments.chat-{}-{}]

@@ -252,7 +252,7 @@ def test_wrong_settings_end_in_one_line(
 def test_a_run_that_is_stopped_in_the_middle_of_its_rounds_says_what_it_has_found(
     tmp_path: Path, simulated: Simulated, start: Start
 ) -> None:
-    command = ("locust", "-f", "locustfiles/regions.py", "--headless", "--rounds", "100000", "-t", "2s")
+    command = ("locust", "-f", "locustfiles/regions.py", "--headless", "--rounds", "100000", "-t", "1s")
     process = start(*command, settings=settings(tmp_path, simulated))
     said = process.communicate(timeout=60)[1]
     assert process.returncode == 0, said

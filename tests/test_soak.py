@@ -23,7 +23,7 @@ from probe.record import ObservedCall
 from probe.target import SettingsError, Target
 from simulator.service.latency import Latency, Spread, draw
 from tests.commands import run, settings_of
-from tests.runs import Start, ended, load_of, only_run, openai_shaped, results_in
+from tests.runs import Start, ended, load_of, only_run, openai_shaped, results_in, short_calls
 from tests.simulators import simulating
 from tests.test_render import a_call
 from tests.wire import answers, serving
@@ -187,22 +187,14 @@ queue = { median = 0.05, spread = 0 }
 engine = { median = 0.01 }
 between_tokens = { median = 0.001 }
 """
-SMALL = """
-[[class]]
-name = "small"
-weight = 1
-input_tokens = { median = 80, p90 = 160 }
-output_tokens = { median = 4, p90 = 8 }
-"""
 
 
 def settings_for(target: Target, folder: Path) -> dict[str, str]:
-    (folder / "small.toml").write_text(SMALL)
     return {
         **settings_of(target.endpoint),
         "AZURE_OPENAI_API_KEY": target.api_key or "",
         "HEADROOM_RESULTS": str(folder / "results"),
-        "HEADROOM_MIX": str(folder / "small.toml"),
+        "HEADROOM_MIX": short_calls(folder),
         "HEADROOM_MAX_TAINTED": "1",
     }
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 
+from analysis.cli import analysis
 from analysis.runs import read_run
 from analysis.signals import LIMIT_HEADERS, promised, signals
 from analysis.throttling import Throttling, analyse
@@ -150,7 +152,7 @@ backends = [{{ resource = "one" }}]
     assert (tokens["targets"], tokens["model"], tokens["charge"]) == ("front + one", "fixed window", "characters")
     assert tokens["explained"] > 0.9 and found["requests"]["model"] == "fixed window"
     assert {cause["cause"] for cause in json.loads(said.stdout)["causes"]} == {"tokens"}
-    shown = run("analysis", "throttling", str(only_run(results)))
+    shown = CliRunner().invoke(analysis, ["throttling", str(only_run(results))])
     assert "front + one, chat in " in shown.stdout and "charged by characters" in shown.stdout
 
 

@@ -51,7 +51,7 @@ def test_the_tabs_numbers_are_those_of_the_journal(
         if processes:
             awaited(lambda: "2" in (fetched(f"{url}/worker-count") or ("",))[0] or None)
         assert fetched(f"{url}/swarm", b"user_count=1&spawn_rate=1") is not None
-        time.sleep(3)
+        assert server.wait_for_requests(50)
         assert fetched(f"{url}/stop", b"") is not None
         awaited(lambda: True if "ended" in next(tmp_path.glob("*/run.json")).read_text() else None)
         time.sleep(1.1)
