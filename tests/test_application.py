@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from analysis.application import read_view
 from analysis.cli import analysis
 from analysis.findings import analyse
-from analysis.report import html, sections
+from analysis.report import Section, html
 from analysis.summary import as_json
 from analysis.told import text
 from probe.application import CANCELLED, ApplicationCall, Attempt, decode
@@ -332,12 +332,12 @@ def test_what_refused_calls_tells_of_the_tries_that_the_sdk_kept_to_itself(tmp_p
 def test_no_other_figure_of_the_report_knows_of_the_applications_calls(tmp_path: Path) -> None:
     folder = with_view(tmp_path, seen(), RETRIED)
     with_it = analyse(folder, [])
-    assert "The application&#39;s view" in html(sections([with_it]))
+    assert "The application&#39;s view" in html([Section(with_it, [])])
     assert re.search(r"(?m)^application +calls +ok +attempts +hidden", text(with_it, "report.html"))
     for path in folder.glob("application-*"):
         path.unlink()
     without = analyse(folder, [])
-    assert "application" not in text(without, "report.html") and "application&#39;s" not in html(sections([without]))
+    assert "application" not in text(without, "report.html") and "application&#39;s" not in html([Section(without, [])])
     figures, others = as_json(with_it, "report.html"), as_json(without, "report.html")
     assert others["application"] is None
     differing = {name for name in figures if figures[name] != others[name]}
