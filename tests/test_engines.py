@@ -9,7 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from analysis.cli import analysis
 from analysis.sending import call_id
 from analysis.verify import verify
 from probe.journal import read_calls
@@ -148,8 +150,8 @@ def test_engines_that_know_nothing_of_each_other_share_a_rate_and_a_cap_and_beco
     assert verdict.adds_up, verdict.problems
     assert verdict.total.ended == sum(verify(folder).total.ended for folder in folders) <= 60
     assert invoked(str(tmp_path / "whole")).exit_code == 0
-    redacted = run("analysis", "redact", str(tmp_path / "whole"))
-    assert redacted.returncode == 0 and verify(tmp_path / "whole-redacted").adds_up
+    redacted = CliRunner().invoke(analysis, ["redact", str(tmp_path / "whole")])
+    assert redacted.exit_code == 0 and verify(tmp_path / "whole-redacted").adds_up
     calls = next((tmp_path / "whole").glob("calls-*.jsonl"))
     calls.write_bytes(calls.read_bytes()[:-200])
     assert not verify(tmp_path / "whole").adds_up
@@ -162,7 +164,7 @@ def test_a_copy_that_was_cut_off_is_made_whole_and_another_file_of_its_name_is_n
     (calls,) = folder.glob("calls-*.jsonl")
     whole = calls.read_bytes()
     calls.write_bytes(whole[:700])
-    run("analysis", "gather", str(folder), str(other))
+    assert CliRunner().invoke(analysis, ["gather", str(folder), str(other)]).exit_code == 0
     assert calls.read_bytes() == whole
     (other / calls.name).write_bytes(whole.replace(b"short", b"SHORT"))
     done = run("analysis", "gather", str(folder), str(other))

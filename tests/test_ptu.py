@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from analysis.blocks import count_interval, share_interval, smallest_counts
+from analysis.cli import analysis
 from analysis.costs import rates
 from analysis.ptu import LOAD_COLUMNS, Asked, grown, size
 from analysis.ptu_models import Offer, by_average, find_model
@@ -30,8 +32,8 @@ GPT_41 = find_model("gpt-4.1", "global")
 
 
 def ptu(*arguments: str) -> dict[str, Any]:
-    done = run("analysis", "ptu", *arguments, "-o", "json")
-    assert done.returncode == 0, done.stderr
+    done = CliRunner().invoke(analysis, ["ptu", *arguments, "-o", "json"])
+    assert done.exit_code == 0, done.stderr
     return dict(json.loads(done.stdout))
 
 
@@ -228,7 +230,10 @@ def test_an_hour_of_a_production_trace_needs_more_than_its_average() -> None:
     found = ptu(str(TRACE), "--model", "gpt-4.1")
     assert found["average"]["ptu"] < found["ptu"] <= found["ptu_high"]
     assert found["ptu_low"] <= found["ptu"]
-    assert "It is bursts that need the units" in run("analysis", "ptu", str(TRACE), "--model", "gpt-4.1").stdout
+    assert (
+        "It is bursts that need the units"
+        in CliRunner().invoke(analysis, ["ptu", str(TRACE), "--model", "gpt-4.1"]).stdout
+    )
     assert found["money"]["payg"] > 0
 
 

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from click.testing import CliRunner, Result
 
+from analysis.cli import analysis
 from analysis.regions import Regions, analyse, backend_pool, differences
 from tests.commands import run
 from tests.test_analysis import call, write_run
@@ -142,6 +144,10 @@ def test_where_the_model_ran_is_told_where_a_reply_said_it() -> None:
     assert (row["region"], row["serving_region"], row["calls"]) == ("Region of east", "westeurope", 1)
 
 
+def invoked(*arguments: str) -> Result:
+    return CliRunner().invoke(analysis, ["regions", *arguments])
+
+
 def test_the_command_says_the_verdict_and_a_run_without_an_answer_says_so(tmp_path: Path) -> None:
     answered = write_run(
         tmp_path / "a",
@@ -153,7 +159,7 @@ def test_the_command_says_the_verdict_and_a_run_without_an_answer_says_so(tmp_pa
     )
     said = run("analysis", "regions", str(answered))
     assert "east is faster than west by 100 ms to the first token" in said.stdout
-    pool = json.loads(run("analysis", "regions", str(answered), "-o", "json").stdout)["backend_pool"]
+    pool = json.loads(invoked(str(answered), "-o", "json").stdout)["backend_pool"]
     assert [service["weight"] for service in pool["pool"]["services"]] == [100, 50]
-    nothing = run("analysis", "regions", str(write_run(tmp_path / "b", [])))
-    assert nothing.returncode == 0 and "no target was called directly and answered" in nothing.stdout
+    nothing = invoked(str(write_run(tmp_path / "b", [])))
+    assert nothing.exit_code == 0 and "no target was called directly and answered" in nothing.stdout
