@@ -64,7 +64,7 @@ bench: .venv/.test
 	@$(BIN)/python -m bench.counting
 	@$(BIN)/python -m bench.analyses
 	@$(BIN)/python -m bench.replaying
-	@$(BIN)/python -m bench.sending
+	@$(BIN)/python -m bench.scale
 
 .venv/bin/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
