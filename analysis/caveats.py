@@ -1,7 +1,5 @@
 """What a reader must know before believing a report's figures."""
 
-import pandas as pd
-
 from analysis import application
 from analysis.findings import Findings
 from analysis.logs import left_out
@@ -73,25 +71,12 @@ def _about_time(findings: Findings) -> list[str]:
 
 
 def _about_headers(findings: Findings) -> list[str]:
-    stale = stale_shares(findings.run.calls)
     return [
         f"{plain(target)}'s remaining tokens stood still over {share:.0%} of the calls that it admitted: its headers"
         " are stale."
-        for target, share in stale.items()
+        for target, share in findings.stale.items()
         if share > _STALE_SHARE
     ]
-
-
-def stale_shares(calls: pd.DataFrame) -> dict[str, float]:
-    """By target: of answered calls with usage, the share whose remaining tokens were those of the call before."""
-    told = calls[(calls["group"] == "answered") & calls["x-ratelimit-remaining-tokens"].notna()]
-    told = told.assign(ended=told["at"] + told["duration"]).sort_values("ended", kind="stable")
-    same = told["x-ratelimit-remaining-tokens"] == told.groupby("target")["x-ratelimit-remaining-tokens"].shift()
-    # At its ends nothing can be told: what is full or empty stays so.
-    at_an_end = told["x-ratelimit-remaining-tokens"].isin(["0"]) | (
-        told["x-ratelimit-remaining-tokens"] == told["x-ratelimit-limit-tokens"]
-    )
-    return {str(target): float(share) for target, share in (same & ~at_an_end).groupby(told["target"]).mean().items()}
 
 
 def _about_few(findings: Findings) -> list[str]:

@@ -88,6 +88,8 @@ class Findings(NamedTuple):
     sizings: list[Sized]
     joined: pd.DataFrame
     unknown: dict[str, int]
+    # Of each target, the share of answered calls whose remaining tokens were those of the call before.
+    stale: dict[str, float]
     countable: int
     logs: Logs
     coverage: Coverage | None
@@ -128,6 +130,7 @@ def analyse(folder: Path, log_folders: list[Path]) -> Findings:
         sizings=list(sized(run)),
         joined=joined.calls,
         unknown={str(reason): int(n) for reason, n in estimated["reason"].value_counts().items()},
+        stale=signals.stale_shares(calls),
         countable=len(countable),
         logs=logs,
         coverage=joined.coverage if log_folders else None,

@@ -67,9 +67,15 @@ def of_mix(classes: Sequence[TrafficClass], rpm: float) -> Load:
     return Load(_complete(calls.assign(at=at, cached_tokens=cached)), [], notes)
 
 
+_OF_CALLS = (
+    *("at", "scheduled", "duration", "request_model", "request_max_tokens", "response_model", "prompt_id"),
+    *("input_tokens", "cached_tokens", "output_tokens"),
+)
+
+
 def of_run(calls: pd.DataFrame, deployment: str | None) -> Load:
     """Of one deployment, where the run called several. Raises `SettingsError` where it has to be named."""
-    sent = calls[calls["group"] != "cancelled"]
+    sent = calls.loc[calls["group"] != "cancelled", list(_OF_CALLS)]
     sent = sent[sent["request_model"] == _chosen(sent["request_model"], deployment)]
     answered = sent[sent["output_tokens"].notna()]
     if answered.empty:

@@ -41,7 +41,7 @@ def outcomes(calls: pd.DataFrame) -> pd.DataFrame:
 def distribution(calls: pd.DataFrame, column: str, by: Sequence[str]) -> pd.DataFrame:
     """name, n, share, seconds: in so many seconds so large a share of the calls was done."""
     found = []
-    known = calls.dropna(subset=[column])
+    known = calls[[*by, column]].dropna(subset=[column])
     for key, part in known.groupby(list(by), sort=True):
         values = np.sort(part[column].to_numpy(dtype="float64"))
         many = len(values) > _POINTS
@@ -54,7 +54,8 @@ def distribution(calls: pd.DataFrame, column: str, by: Sequence[str]) -> pd.Data
 
 def boxes(calls: pd.DataFrame) -> pd.DataFrame:
     """region, gateway, n, and quantiles of the time to first token of answered streams."""
-    shown = calls[(calls["group"] == "answered") & calls["region"].notna() & calls["time_to_first_token"].notna()]
+    is_shown = (calls["group"] == "answered") & calls["region"].notna() & calls["time_to_first_token"].notna()
+    shown = calls.loc[is_shown, ["region", "gateway", "time_to_first_token"]]
     rows = [
         {
             "region": region,

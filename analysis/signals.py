@@ -61,30 +61,48 @@ def signals(calls: pd.DataFrame) -> Iterator[tuple[str, str | None, dict[str, pd
     """By deployment's name, region and resource: what `infer` takes, by target. The region is that of the reply; NA
     where replies name none. Targets that lead to one deployment, such as a gateway and what is behind it, share its
     limiter."""
-    sent = calls[~calls["outcome"].isin(NOT_SENT)]
-    region = sent["region"].fillna("").astype("str")
-    for (deployment, place, _), part in sent.groupby(
-        ["request_model", region, _resources(sent, region)], sort=True, observed=True
-    ):
-        yield str(deployment), str(place) or None, {str(name): _signals(one) for name, one in part.groupby("target")}
+    # Of the whole table only what says which calls those are: a copy of it would be most of the memory.
+    sent = calls.loc[~calls["outcome"].isin(NOT_SENT), [*_PLACE, "target", "at"]]
+    sent = sent.assign(region=sent["region"].fillna(""), resource=_resources(sent))
+    deployments = ["request_model", "region", "resource"]
+    of_each = sent.sort_values("at", kind="stable").groupby([*deployments, "target"], observed=True, sort=False)
+    for (deployment, region, _), part in of_each.head(MOST_CALLS).groupby(deployments, observed=True):
+        by_target = {str(name): _signals(calls.loc[one.index]) for name, one in part.groupby("target")}
+        yield str(deployment), str(region) or None, by_target
 
 
-def _resources(calls: pd.DataFrame, region: pd.Series) -> pd.Series:
+_PLACE = ["request_model", "region", "gateway", "server_address", "server_port"]
+
+
+def _resources(calls: pd.DataFrame) -> pd.Series:
     """Whose limit a call counts against: of a direct one the address. What is behind a gateway is what is called
     directly too, if there is only one of that region and deployment; else it is told by the gateway's address."""
-    place = [calls["request_model"], region, calls["gateway"], calls["server_address"], calls["server_port"]]
-    number = calls.groupby(place, dropna=False, observed=True, sort=False).ngroup()
-    first = ~number.duplicated()
-    known = pd.DataFrame({"model": place[0], "region": region, "gateway": place[2], "number": number})[first]
-    direct = known[known["gateway"] == "direct"].groupby(["model", "region"], observed=True)["number"]
+    number = calls.groupby(_PLACE, dropna=False, observed=True, sort=False).ngroup().rename("number")
+    known = calls[_PLACE].join(number)[~number.duplicated()]
+    is_direct = known["gateway"] == "direct"
+    direct = known[is_direct].groupby(["request_model", "region"], dropna=False, observed=True)["number"]
     only = direct.first()[direct.size() == 1].rename("only").reset_index()
-    known = known.merge(only, how="left", on=["model", "region"])
-    of_each = known["number"].where(known["gateway"] == "direct", known["only"].fillna(known["number"]))
-    return number.map(dict(zip(known["number"], of_each, strict=True)))
+    known["resource"] = known.merge(only, how="left", on=["request_model", "region"])["only"].to_numpy()
+    resource = known["number"].where(is_direct, known["resource"].fillna(known["number"]))
+    return number.map(dict(zip(known["number"], resource, strict=True)))
+
+
+def stale_shares(calls: pd.DataFrame) -> dict[str, float]:
+    """By target: of answered calls with usage, the share whose remaining tokens were those of the call before."""
+    headers = ["x-ratelimit-remaining-tokens", "x-ratelimit-limit-tokens"]
+    is_told = (calls["group"] == "answered") & calls["x-ratelimit-remaining-tokens"].notna()
+    told = calls.loc[is_told, ["target", "at", "duration", *headers]]
+    told = told.assign(ended=told["at"] + told["duration"]).sort_values("ended", kind="stable")
+    same = told["x-ratelimit-remaining-tokens"] == told.groupby("target")["x-ratelimit-remaining-tokens"].shift()
+    # At its ends nothing can be told: what is full or empty stays so.
+    at_an_end = told["x-ratelimit-remaining-tokens"].isin(["0"]) | (
+        told["x-ratelimit-remaining-tokens"] == told["x-ratelimit-limit-tokens"]
+    )
+    return {str(target): float(share) for target, share in (same & ~at_an_end).groupby(told["target"]).mean().items()}
 
 
 def _signals(calls: pd.DataFrame) -> pd.DataFrame:
-    calls = calls.sort_values("at", kind="stable").head(MOST_CALLS)
+    """Of calls in the order in which they were issued."""
     prompts = [_prompt(text) for text in calls["prompt_id"]]
     planned = pd.Series([size for size, _ in prompts], index=calls.index, dtype="Float64")
     spilled = calls["x-ms-is-spilled-over"].str.lower() == "true"

@@ -189,9 +189,16 @@ class _Timeline(NamedTuple):
     refused: Flags
 
 
+# Of calls in the order of their issue; a copy of all there is would take much of the memory.
+_WAITING = (
+    *("target", "at", "duration", "cause", "group", "outcome", "gateway", "status_code", "throttle_kind"),
+    *("retry_after", "error_message", "x-rate-limit-reset-tokens"),
+)
+
+
 def _timelines(calls: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame, _Timeline]]:
     """Target, cause, the calls that it refused, and all of the target's."""
-    ordered = calls[calls["duration"].notna()].sort_values("at", kind="stable")
+    ordered = calls.loc[calls["duration"].notna(), list(_WAITING)].sort_values("at", kind="stable")
     for target, part in ordered.groupby("target", sort=True):
         at = part["at"].to_numpy(dtype="float64")
         line = _Timeline(at, admitted(part).to_numpy(), part["cause"].notna().to_numpy())
