@@ -46,8 +46,6 @@ _TICKS_BEFORE_1970 = 621_355_968_000_000_000
 # Of messages and bodies in a gateway's log; DuckDB's own limit is lower.
 _LARGEST_LINE = 64 * 1024 * 1024
 _SKIPPED_NAMED = 1000
-# All rows at once would not fit into memory, if they are more than so many.
-_PARTS, _AT_ONCE = 4, 2000
 _SKIPPED_SHOWN = 5
 
 _FIELDS = (
@@ -403,21 +401,22 @@ def _make_table(database: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> 
     copies = " + ".join(
         f"greatest(count(*) FILTER (category = '{one}') - 1, 0)" for one in (REQUEST_RESPONSE, REQUEST_USAGE, GATEWAY)
     )
-    pieces = f"count(DISTINCT coalesce(sequence, 0)) FILTER (category = '{GATEWAY_LLM}')"
+    found = database.execute(f"SELECT count(*) FROM lines WHERE category = '{GATEWAY_LLM}'").fetchone()
+    # To count what is distinct costs as much as all the rest; most logs have none.
+    pieces = (
+        f"count(DISTINCT coalesce(sequence, 0)) FILTER (category = '{GATEWAY_LLM}')" if found != (0,) else "0::BIGINT"
+    )
     # They are numbered from 0, or from 1; without the call's own row from whatever that had.
     first = f"CASE WHEN bool_or(heads) FILTER (category = '{GATEWAY_LLM}') THEN least(min(sequence), 1) ELSE 0 END"
-    rows = f"""SELECT service, id AS correlation_id{values},
+    database.execute(
+        f"""CREATE TABLE logs AS SELECT service, id AS correlation_id{values},
             bool_or(category IN ('{REQUEST_RESPONSE}', '{GATEWAY}')) AS has_request,
             bool_or(category = '{REQUEST_USAGE}' OR (category = '{GATEWAY_LLM}' AND heads)) AS has_usage,
             {copies} + count(*) FILTER (category = '{GATEWAY_LLM}') - {pieces} AS copies,
             {differing} AS differing, {pieces} AS pieces,
             coalesce(greatest(max(sequence) + 1 - {first} - {pieces}, 0), 0) AS missing_pieces
-        FROM lines WHERE id IS NOT NULL AND category IN ('{"', '".join(_ANY)}')"""
-    (lines,) = database.execute("SELECT count(*) FROM lines").fetchone() or (0,)
-    parts = _PARTS if lines > _AT_ONCE else 1
-    for part in range(parts):
-        query = f"{rows} AND hash(id) % {parts} = {part} GROUP BY service, id"
-        database.execute(f"INSERT INTO logs {query}" if part else f"CREATE TABLE logs AS {query}")
+        FROM lines WHERE id IS NOT NULL AND category IN ('{"', '".join(_ANY)}') GROUP BY service, id"""
+    )
 
 
 def _find_torn(database: duckdb.DuckDBPyConnection, found: _Found) -> None:

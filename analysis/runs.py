@@ -209,7 +209,7 @@ def read_run(
     try:
         with (
             tempfile.TemporaryDirectory(prefix="headroom-run-") as spilled,
-            duckdb.connect(f"{spilled}/run.duckdb") as database,
+            duckdb.connect() as database,
         ):
             keep_small(database, Path(spilled), largest_object(_journal(folder), _LARGEST_LINE))
             of_some = _of_some(folder, sampled)
