@@ -315,10 +315,12 @@ def as_result(found: Regions, logs: Said | None) -> Result:
 
 def said_difference(row: Mapping[Any, Any]) -> str:
     """A row of `differences`, in words."""
-    if row["verdict"] not in ("faster", "slower"):
-        return f"{row['target']} and {row['than']}: {row['verdict']} in {row['n']} calls."
-    ends = sorted(abs(row[f"difference_{end}"]) * 1000 for end in ("low", "high"))
     how = "pairs of calls" if row["paired"] else "calls each, not paired"
+    if row["n"] < FEW:
+        return f"{row['target']} and {row['than']}: {row['n']} {how}, too few to compare; {FEW} is the least."
+    if row["verdict"] not in ("faster", "slower"):
+        return f"{row['target']} and {row['than']}: {row['verdict']} in {row['n']} {how}."
+    ends = sorted(abs(row[f"difference_{end}"]) * 1000 for end in ("low", "high"))
     return (
         f"{row['target']} is {row['verdict']} than {row['than']} by {abs(row['difference']) * 1000:,.0f} ms to the"
         f" first token (95 %: {ends[0]:,.0f} to {ends[1]:,.0f} ms; {row['n']} {how})."

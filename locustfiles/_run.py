@@ -211,7 +211,7 @@ class Session:
         self._view = view(told)
         if self._view is not None and self._workers is not None:
             told.headroom_run["terminal"] = self._children.listen()
-        say(f"run {run.folder}: {plan_line(self.options, self.targets)}")
+        say(f"run {run.folder}: {plan_line(self.options, self.scenario.compared(self.targets))}")
         self.scenario.begin(self.load, checked)
         gevent.spawn(self._progress, self.load)
         gevent.spawn(self._tend, self.load)

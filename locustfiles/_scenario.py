@@ -78,6 +78,10 @@ class Scenario:
         if options.schedule is not None:
             read_schedule(Path(options.schedule))
 
+    def compared(self, targets: Sequence[Target]) -> Sequence[Target]:
+        """Those that it calls."""
+        return targets
+
     def checked(self, options: Options, targets: Sequence[Target], checks: Sequence[ObservedCall]) -> Options:
         """As they are when each target has answered one call. Raises `SettingsError`."""
         return options
@@ -149,10 +153,6 @@ class Rounds(Scenario):
         if len(compared) < 2:
             only = f"only {compared[0]}" if compared else "none"
             raise SettingsError(f"{self.name}.py compares targets, and there is {only} that it can; name several")
-
-    def compared(self, targets: Sequence[Target]) -> Sequence[Target]:
-        """Those that a round calls."""
-        return targets
 
     def arrivals(self, options: Options, mix: Mix, share: Share, targets: Sequence[Target]) -> Iterator[Arrival]:
         called = self.compared(targets)

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 
 from locust.env import Environment
@@ -23,7 +23,7 @@ def say(message: str) -> None:
         print(f"headroom: {printable(message)}", file=sys.stderr, flush=True)
 
 
-def plan_line(options: Options, targets: list[Target]) -> str:
+def plan_line(options: Options, targets: Sequence[Target]) -> str:
     """How calls come to be made, and to whom."""
     arrivals = {
         "closed": "each user calls again when its call has ended (closed model: queueing not measured)",

@@ -211,6 +211,8 @@ def test_a_first_run_over_regions_says_how_many_rounds_rank_them_and_compares_pa
     calls = load_of(tmp_path / "results")
     # What a gateway chooses by itself is left out.
     assert Counter(call.target for call in calls) == dict.fromkeys(RANKED, 45)
+    plan = next(line for line in said.splitlines() if "streaming; to " in line)
+    assert "(direct)" in plan and "(apim)" not in plan
     assert all(len({call.prompt_id for call in calls}) == 1 for calls in in_rounds(calls).values())
     analysed = CliRunner().invoke(analysis, ["regions", str(only_run(tmp_path / "results")), "-o", "json"])
     streams = sum(call.request_stream for call in calls if call.target == "one")
