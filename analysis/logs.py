@@ -113,9 +113,7 @@ COLUMNS = {
     "deployment": Column("str", _DEPLOYMENT, (*_AOAI, GATEWAY_LLM), "the deployment's name"),
     "model": Column("str", "nullif(p.modelName, '')", (*_AOAI, GATEWAY_LLM), "the model's name"),
     "model_version": Column("str", "nullif(p.modelVersion, '')", _AOAI, "and its version"),
-    "api": Column(
-        "str", "coalesce(p.apiName, nullif(p.apiVersion, ''))", (REQUEST_RESPONSE, GATEWAY_LLM), "the API's version"
-    ),
+    "api": Column("str", _API, (REQUEST_RESPONSE, GATEWAY_LLM), "the API's version"),
     "stream": Column(
         "boolean",
         f"CASE lower({_STREAM}) WHEN 'streaming' THEN true WHEN 'true' THEN true"
@@ -264,8 +262,9 @@ def read_logs(sources: Iterable[Path], columns: Sequence[str] = tuple(COLUMNS)) 
         for statement in filter(str.strip, _MACROS.split(";")):
             database.execute(statement)
         plain = _take_apart(_files(sources), Path(folder, "others.jsonl"), found)
-        keep_small(database, Path(folder), largest_object(plain, _LARGEST_LINE))
-        _make_lines(database, plain, columns)
+        largest = largest_object(plain, _LARGEST_LINE)
+        keep_small(database, Path(folder), largest)
+        _make_lines(database, plain, columns, largest)
         return _as_logs(database, columns, found)
 
 
@@ -355,7 +354,7 @@ def _as_logs(database: duckdb.DuckDBPyConnection, columns: Sequence[str], found:
     return Logs(table, audit, categories, found.files, duplicates, found.lines, tuple(found.skipped))
 
 
-def _make_lines(database: duckdb.DuckDBPyConnection, files: list[Path], columns: Sequence[str]) -> None:
+def _make_lines(database: duckdb.DuckDBPyConnection, files: list[Path], columns: Sequence[str], largest: int) -> None:
     """One row a record, with the values that are asked for. Of its properties only what these need is taken out."""
     wanted = {*columns, "logged_ns"}
     values = {
@@ -373,12 +372,12 @@ def _make_lines(database: duckdb.DuckDBPyConnection, files: list[Path], columns:
             SELECT * EXCLUDE (category, properties),
                 CASE category WHEN '{GATEWAY_LLM}s' THEN '{GATEWAY_LLM}' ELSE category END AS category,
                 TRY(from_json(properties, '{{{schema}}}')) AS p
-            FROM {_source(database, files)})"""
+            FROM {_source(database, files, largest)})"""
     )
 
 
-def _source(database: duckdb.DuckDBPyConnection, files: list[Path]) -> str:
-    """The fields of each record as text, whatever JSON has there."""
+def _source(database: duckdb.DuckDBPyConnection, files: list[Path], largest: int) -> str:
+    """The fields of each record as text, whatever JSON has there; no line is longer than `largest` bytes."""
     if not files:
         database.execute(f"CREATE TABLE nothing ({', '.join(f'{name} VARCHAR' for name in (*_FIELDS, 'filename'))})")
         return "nothing"
@@ -386,7 +385,7 @@ def _source(database: duckdb.DuckDBPyConnection, files: list[Path]) -> str:
     names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
     return (
         f"read_json([{names}], format = 'newline_delimited', ignore_errors = true, columns = {{{columns}}},"
-        f" maximum_object_size = {largest_object(files, _LARGEST_LINE)}, compression = 'uncompressed', filename = true,"
+        f" maximum_object_size = {largest}, compression = 'uncompressed', filename = true,"
         # A storage account's folders are called `resourceId=...` too.
         " hive_partitioning = false)"
     )

@@ -28,7 +28,8 @@ import psutil
 from tests.collectors import collecting
 from tests.commands import BIN, environment
 from tests.runs import load_of, openai_shaped, results_in
-from tests.wire import WireServer, answers, serving
+from tests.test_client import WHOLE
+from tests.wire import answers, reply, sends, sends_then_waits, serving
 
 SECONDS, RATE, ROUNDS = 10, 300, 5
 USERS = 1000
@@ -102,20 +103,22 @@ def _look(url: str, over: threading.Event) -> None:
             urllib.request.urlopen(url, timeout=5).read()  # noqa: S310
 
 
-def seconds_to_start(server: WireServer) -> float:
-    """From the start of the command until each user has called once; the server holds its replies back."""
-    already = len(server.requests)
-    with tempfile.TemporaryDirectory() as folder:
+def seconds_to_start() -> float:
+    """From the start of the command until each user has called: the check of the target is answered, and no other call,
+    so that nobody calls twice."""
+    over = threading.Event()
+    with serving(sends(reply(WHOLE)), sends_then_waits(over)) as server, tempfile.TemporaryDirectory() as folder:
         command = [str(BIN / "locust"), "--headless", "--users", str(USERS), "--spawn-rate", str(USERS), "-t", "20s"]
         process = subprocess.Popen(
             command, env=environment(results_in(Path(folder), server.url)), stderr=subprocess.DEVNULL
         )
         try:
             began = time.perf_counter()
-            if not server.wait_for_requests(already + USERS + 1):
+            if not server.wait_for_requests(USERS + 1):
                 raise TimeoutError("a thousand users have not begun within half a minute")
             return time.perf_counter() - began
         finally:
+            over.set()
             process.kill()
             process.wait()
 
@@ -133,7 +136,7 @@ def main() -> None:
         }
         # In turn, so that a spell in which the machine is slower is in all of them.
         rounds = [{way: measure() for way, measure in ways.items()} for _ in range(ROUNDS)]
-        ready = seconds_to_start(server)
+    ready = seconds_to_start()
     of = {way: median(one[way].measuring for one in rounds) for way in ways}
     print(f"a call costs the measuring process {of['alone']:,.0f} us of CPU; so much of a core is taken besides by")
     for way, beside in (("its tab", "web UI"), ("ten lines", "alone"), ("--send-otlp", "alone")):

@@ -80,7 +80,7 @@ def _mend(call: ObservedCall, target: Target) -> str:
         return f"something at {target.endpoint} took the connection and hung up; is that the right port and scheme?"
     if outcome == "bad_request" and "max_tokens" in (call.error_message or ""):
         return "this model takes max_completion_tokens: set HEADROOM_MAX_TOKENS_FIELD=max_completion_tokens"
-    if call.status_code is not None and call.status_code >= 500 and _lacks_id(call) and target.api_version == V1:
+    if outcome == "gateway_error" and (call.status_code or 0) >= 500 and target.api_version == V1:
         return (
             f"is {target.endpoint} an Azure OpenAI endpoint? Where it knows no v1 path, set OPENAI_API_VERSION, such as"
             " 2024-10-21"
@@ -98,11 +98,6 @@ def _mend(call: ObservedCall, target: Target) -> str:
         "stream_stalled": "Azure's load balancers cut a connection silent for 4 min; look at what is in between",
         "cancelled_user": "stopped before it ended",
     }.get(outcome, f"is {target.endpoint} an Azure OpenAI endpoint?")
-
-
-def _lacks_id(call: ObservedCall) -> bool:
-    """As everything does that did not come from the service."""
-    return call.service_request_id is None
 
 
 def _mend_auth(target: Target) -> str:
