@@ -1,7 +1,7 @@
 """From DuckDB to pandas, so that a million rows fit and whole numbers stay whole."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,7 +16,7 @@ _MANY_ROWS = 2000
 _BLOCK = 64 * 1024
 # `read_json` takes twice the longest line that it is told of, for each thread.
 _USUAL_LINE = 8 * 2**20
-_MEMORY = 512 * 2**20
+_MEMORY = 768 * 2**20
 
 
 def keep_small(database: duckdb.DuckDBPyConnection, folder: Path, largest: int) -> None:
@@ -28,6 +28,19 @@ def keep_small(database: duckdb.DuckDBPyConnection, folder: Path, largest: int) 
 def largest_object(files: Iterable[Path], at_most: int) -> int:
     """The `maximum_object_size` of files of lines, in bytes: what is usual, or `at_most` where a line may be longer."""
     return _USUAL_LINE if all(_is_usual(file) for file in files) else at_most
+
+
+def read_lines(files: Iterable[Path], columns: Mapping[str, str], largest: int = _USUAL_LINE) -> str:
+    """What a query can select from: files of lines, one at least, with these keys of each and their SQL types, and
+    `filename`. What is no JSON, or of another type, is NULL; no line is longer than `largest` bytes."""
+    names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
+    typed = ", ".join(f"'{name}': '{kind}'" for name, kind in columns.items())
+    return (
+        f"read_json([{names}], format = 'newline_delimited', ignore_errors = true, columns = {{{typed}}},"
+        f" maximum_object_size = {largest}, compression = 'uncompressed', filename = true,"
+        # A storage account's folders are called `resourceId=...`.
+        " hive_partitioning = false)"
+    )
 
 
 def _is_usual(file: Path) -> bool:

@@ -23,7 +23,7 @@ import duckdb
 import msgspec
 import pandas as pd
 
-from analysis.frames import frame, keep_small, largest_object
+from analysis.frames import frame, keep_small, largest_object, read_lines
 from analysis.log_shapes import (
     AUDIT,
     BYTE_ORDER_MARK,
@@ -60,11 +60,14 @@ CREATE MACRO from_ticks(x) AS CASE WHEN whole(x) BETWEEN {_TICKS_BEFORE_1970} AN
     THEN (whole(x) - {_TICKS_BEFORE_1970}) * 100 END;
 -- A second's seventh digit is one more than a TIMESTAMP has.
 CREATE MACRO from_iso(x) AS epoch_us(TRY_CAST(x AS TIMESTAMP)) * 1000
-    + coalesce(whole(regexp_extract(x, '[.][0-9]{{6}}([0-9])', 1)) * 100, 0);
+    + CASE WHEN x[20] = '.' THEN coalesce(TRY_CAST(x[27] AS BIGINT) * 100, 0) ELSE 0 END;
 CREATE MACRO counts(x) AS TRY_CAST(x AS JSON)->>'$[*]';
-CREATE MACRO total(x) AS CASE
+CREATE MACRO total_of_many(x) AS CASE
     WHEN len(counts(x)) > 0 AND len(list_filter(counts(x), lambda one: whole(one) IS NULL)) = 0
     THEN TRY_CAST(list_sum(list_transform(counts(x), lambda one: whole(one))) AS BIGINT) END;
+-- Most arrays are of one number, which is nothing to take apart for.
+CREATE MACRO total(x) AS coalesce(
+    whole(CASE WHEN x LIKE '[%]' AND NOT contains(x, ',') THEN x[2:-2] END), total_of_many(x));
 CREATE MACRO header(sent, name) AS
     nullif(regexp_extract(lower(sent), '"' || name || '"\\s*:\\s*\\[?\\s*"([^"]+)"', 1), '');
 """
@@ -178,19 +181,18 @@ ALWAYS = {
 _COMPARED = (
     "status", "duration_ms", "prompt_tokens", "generated_tokens", "llm_prompt_tokens", "llm_completion_tokens",
 )  # fmt: skip
-_ACCOUNT = COLUMNS["account"].sql
+_ID = "nullif(correlationId, '')"
 # Of each record, whatever columns are asked for.
 _OF_A_RECORD = {
     "category": "category",
-    "id": "nullif(correlationId, '')",
+    "id": _ID,
     "service": f"CASE WHEN category IN ('{GATEWAY}', '{GATEWAY_LLM}') THEN '{APIM}' ELSE '{AZURE_OPENAI}' END",
     "sequence": f"CASE WHEN category = '{GATEWAY_LLM}' THEN whole(p.sequenceNumber) END",
     "heads": _HEADS,
-    # Of what is no record, the file; DuckDB keeps a name for every row.
-    "torn_file": "CASE WHEN category IS NULL THEN filename END",
-    "audited_operation": f"CASE WHEN category = '{AUDIT}' THEN operationName END",
-    "audited_account": f"CASE WHEN category = '{AUDIT}' THEN {_ACCOUNT} END",
-    "audited_object_id": f"CASE WHEN category = '{AUDIT}' THEN nullif(p.objectId, '') END",
+    "audited": f"""CASE WHEN category = '{AUDIT}' THEN {{'logged_ns': {COLUMNS["logged_ns"].sql},
+        'operation': operationName, 'account': {COLUMNS["account"].sql}, 'object_id': nullif(p.objectId, '')}} END""",
+    # What makes no row of the table: a record by its category, and what is none by its file.
+    "aside": f"CASE WHEN category IS NULL THEN filename WHEN {_ID} IS NULL OR category NOT IN {_ANY} THEN category END",
 }
 _PROPERTY = re.compile(r"\bp\.(\w+)")
 
@@ -202,7 +204,7 @@ class LogsError(ValueError):
 class Logs(NamedTuple):
     """`table`: a row a service and correlation id. `audit`: a row a record of the Audit category, with `logged_ns`,
     `operation`, `account` and `object_id`. `categories`: what was read, a row a category with `records`, and of those
-    `without_id` (they are in no table) and the Unix nanoseconds of the first and the last.
+    `without_id`, which are in no row of `table`.
 
     `skipped` names what was not read, at most a thousand of it; `skipped_lines` is how many lines that is.
     """
@@ -257,15 +259,15 @@ def read_logs(sources: Iterable[Path], columns: Sequence[str] = tuple(COLUMNS)) 
     found = _Found()
     with (
         tempfile.TemporaryDirectory(prefix="headroom-logs-") as folder,
-        duckdb.connect(f"{folder}/logs.duckdb") as database,
+        duckdb.connect() as database,
     ):
         for statement in filter(str.strip, _MACROS.split(";")):
             database.execute(statement)
         plain = _take_apart(_files(sources), Path(folder, "others.jsonl"), found)
         largest = largest_object(plain, _LARGEST_LINE)
         keep_small(database, Path(folder), largest)
-        _make_lines(database, plain, columns, largest)
-        return _as_logs(database, columns, found)
+        _group(database, _source(database, plain, largest), columns)
+        return _as_logs(database, found)
 
 
 class _Found:
@@ -333,47 +335,74 @@ def _convert(path: Path, rest: IO[bytes], found: _Found) -> None:
             rest.write(msgspec.json.encode(record) + b"\n")
 
 
-def _as_logs(database: duckdb.DuckDBPyConnection, columns: Sequence[str], found: _Found) -> Logs:
+def _as_logs(database: duckdb.DuckDBPyConnection, found: _Found) -> Logs:
     _find_torn(database, found)
+    of_rows = " UNION ALL ".join(f"SELECT '{one}', sum(\"{one}\"), 0 FROM grouped WHERE aside IS NULL" for one in _ANY)
     categories = database.execute(
-        "SELECT category, count(*) AS records, count(*) FILTER (id IS NULL) AS without_id, min(logged_ns) AS first_ns,"
-        " max(logged_ns) AS last_ns FROM lines WHERE category IS NOT NULL GROUP BY 1 ORDER BY 1"
+        f"""SELECT category, sum(records)::BIGINT AS records, sum(without_id)::BIGINT AS without_id FROM (
+            SELECT aside AS category, records, CASE WHEN id IS NULL THEN records ELSE 0 END AS without_id
+            FROM grouped WHERE aside IS NOT NULL AND named > 0 UNION ALL {of_rows})
+        GROUP BY 1 HAVING sum(records) > 0 ORDER BY 1"""
     ).df()
-    database.execute(
-        "CREATE TABLE audit AS SELECT logged_ns, audited_operation AS operation,"
-        " audited_account AS account, audited_object_id AS object_id"
-        f" FROM lines WHERE category = '{AUDIT}' ORDER BY 1"
-    )
-    _make_table(database, columns)
-    # Before it is taken over into pandas: this is most of the memory.
-    database.execute("DROP TABLE lines")
     counted = database.execute("SELECT coalesce(sum(copies), 0) FROM logs").fetchone()
-    table = frame(database, "logs")
     duplicates = int(counted[0]) if counted else 0
-    audit = frame(database, "audit")
+    table, audit = frame(database, "logs"), frame(database, "audit")
     return Logs(table, audit, categories, found.files, duplicates, found.lines, tuple(found.skipped))
 
 
-def _make_lines(database: duckdb.DuckDBPyConnection, files: list[Path], columns: Sequence[str], largest: int) -> None:
-    """One row a record, with the values that are asked for. Of its properties only what these need is taken out."""
-    wanted = {*columns, "logged_ns"}
-    values = {
-        name: f"CASE WHEN category IN {column.categories} THEN {column.sql} END"
-        if len(column.categories) > 1
-        else f"CASE WHEN category = '{column.categories[0]}' THEN {column.sql} END"
-        for name, column in COLUMNS.items()
-        if name in wanted
-    }
-    selected = ", ".join(f"{sql} AS {name}" for name, sql in {**_OF_A_RECORD, **values}.items())
-    used = {name for sql in (*_OF_A_RECORD.values(), *values.values()) for name in _PROPERTY.findall(sql)}
-    schema = ", ".join(f'"{name}":"VARCHAR"' for name in sorted(used))
+def _group(database: duckdb.DuckDBPyConnection, source: str, columns: Sequence[str]) -> None:
+    """Groups the records as they are read, so that no more than a row a group is ever kept. Makes `grouped`, and of it
+    `logs`, one row a service and correlation id, and `audit`."""
+    kept = {name: _guarded(column) for name, column in COLUMNS.items() if name in set(columns)}
+    values = _OF_A_RECORD | kept
+    selected = ", ".join(f"{sql} AS {name}" for name, sql in values.items())
+    least = "".join(f", min({name}) AS {name}" for name in kept)
+    counts = ", ".join(f"count(*) FILTER (category = '{one}') AS \"{one}\"" for one in _ANY)
+    compared = [name for name in _COMPARED if name in kept]
+    differing = " OR ".join(f"coalesce(min({name}) <> max({name}), false)" for name in compared) or "false"
     database.execute(
-        f"""CREATE TABLE lines AS SELECT {selected} FROM (
-            SELECT * EXCLUDE (category, properties),
-                CASE category WHEN '{GATEWAY_LLM}s' THEN '{GATEWAY_LLM}' ELSE category END AS category,
-                TRY(from_json(properties, '{{{schema}}}')) AS p
-            FROM {_source(database, files, largest)})"""
+        f"""CREATE TABLE grouped AS SELECT service, id, aside, count(*) AS records, count(category) AS named,
+            list(audited) FILTER (audited IS NOT NULL) AS audited, {counts}{least}, {differing} AS differing,
+            count(*) FILTER (category = '{GATEWAY_LLM}' AND heads) AS head_pieces,
+            list(coalesce(sequence, 0)) FILTER (category = '{GATEWAY_LLM}') AS sequences
+        FROM (SELECT {selected} FROM {_with_properties(source, values.values())}) GROUP BY service, id, aside"""
     )
+    database.execute(
+        "CREATE TABLE audit AS SELECT unnest(audited, recursive := true)"
+        f" FROM grouped WHERE aside = '{AUDIT}' AND named > 0 ORDER BY 1"
+    )
+    database.execute(_rows(kept))
+
+
+def _guarded(column: Column) -> str:
+    """Only of the records of its categories. To ask that of a column of them all takes longer than all the others."""
+    if column.categories == _ANY:
+        return column.sql
+    return f"CASE WHEN category IN ({', '.join(map(repr, column.categories))}) THEN {column.sql} END"
+
+
+def _with_properties(source: str, expressions: Iterable[str]) -> str:
+    """The records with their category's usual name, and as `p` what the expressions need of their properties."""
+    used = {name for sql in expressions for name in _PROPERTY.findall(sql)}
+    schema = ", ".join(f'"{name}":"VARCHAR"' for name in sorted(used))
+    return (
+        f"(SELECT * EXCLUDE (category, properties), TRY(from_json(properties, '{{{schema}}}')) AS p,"
+        f" CASE category WHEN '{GATEWAY_LLM}s' THEN '{GATEWAY_LLM}' ELSE category END AS category FROM {source})"
+    )
+
+
+def _rows(kept: Iterable[str]) -> str:
+    """A piece of an LLM log's messages is no copy of another. Pieces are numbered from 0, or from 1; without the call's
+    own from whatever that had."""
+    copies = " + ".join(f'greatest("{one}" - 1, 0)' for one in (REQUEST_RESPONSE, REQUEST_USAGE, GATEWAY))
+    first = "CASE WHEN head_pieces > 0 THEN least(list_min(sequences), 1) ELSE 0 END"
+    pieces = "coalesce(len(list_distinct(sequences)), 0)"
+    return f"""CREATE VIEW logs AS SELECT service, id AS correlation_id, {"".join(f"{name}, " for name in kept)}
+        "{REQUEST_RESPONSE}" + "{GATEWAY}" > 0 AS has_request,
+        "{REQUEST_USAGE}" + head_pieces > 0 AS has_usage,
+        {copies} + "{GATEWAY_LLM}" - {pieces} AS copies, differing, {pieces} AS pieces,
+        coalesce(greatest(list_max(sequences) + 1 - {first} - {pieces}, 0), 0) AS missing_pieces
+    FROM grouped WHERE aside IS NULL"""
 
 
 def _source(database: duckdb.DuckDBPyConnection, files: list[Path], largest: int) -> str:
@@ -381,47 +410,13 @@ def _source(database: duckdb.DuckDBPyConnection, files: list[Path], largest: int
     if not files:
         database.execute(f"CREATE TABLE nothing ({', '.join(f'{name} VARCHAR' for name in (*_FIELDS, 'filename'))})")
         return "nothing"
-    columns = ", ".join(f"'{name}': 'VARCHAR'" for name in _FIELDS)
-    names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
-    return (
-        f"read_json([{names}], format = 'newline_delimited', ignore_errors = true, columns = {{{columns}}},"
-        f" maximum_object_size = {largest}, compression = 'uncompressed', filename = true,"
-        # A storage account's folders are called `resourceId=...` too.
-        " hive_partitioning = false)"
-    )
-
-
-def _make_table(database: duckdb.DuckDBPyConnection, columns: Sequence[str]) -> None:
-    """One row a service and correlation id. A piece of an LLM log's messages is no copy of another."""
-    kept = [name for name in COLUMNS if name in set(columns)]
-    values = "".join(f", min({name}) AS {name}" for name in kept)
-    compared = [name for name in _COMPARED if name in kept]
-    differing = " OR ".join(f"coalesce(min({name}) <> max({name}), false)" for name in compared) or "false"
-    copies = " + ".join(
-        f"greatest(count(*) FILTER (category = '{one}') - 1, 0)" for one in (REQUEST_RESPONSE, REQUEST_USAGE, GATEWAY)
-    )
-    found = database.execute(f"SELECT count(*) FROM lines WHERE category = '{GATEWAY_LLM}'").fetchone()
-    # To count what is distinct costs as much as all the rest; most logs have none.
-    pieces = (
-        f"count(DISTINCT coalesce(sequence, 0)) FILTER (category = '{GATEWAY_LLM}')" if found != (0,) else "0::BIGINT"
-    )
-    # They are numbered from 0, or from 1; without the call's own row from whatever that had.
-    first = f"CASE WHEN bool_or(heads) FILTER (category = '{GATEWAY_LLM}') THEN least(min(sequence), 1) ELSE 0 END"
-    database.execute(
-        f"""CREATE TABLE logs AS SELECT service, id AS correlation_id{values},
-            bool_or(category IN ('{REQUEST_RESPONSE}', '{GATEWAY}')) AS has_request,
-            bool_or(category = '{REQUEST_USAGE}' OR (category = '{GATEWAY_LLM}' AND heads)) AS has_usage,
-            {copies} + count(*) FILTER (category = '{GATEWAY_LLM}') - {pieces} AS copies,
-            {differing} AS differing, {pieces} AS pieces,
-            coalesce(greatest(max(sequence) + 1 - {first} - {pieces}, 0), 0) AS missing_pieces
-        FROM lines WHERE id IS NOT NULL AND category IN ('{"', '".join(_ANY)}') GROUP BY service, id"""
-    )
+    return read_lines(files, dict.fromkeys(_FIELDS, "VARCHAR"), largest)
 
 
 def _find_torn(database: duckdb.DuckDBPyConnection, found: _Found) -> None:
     """Names the lines that are no records. The first behind a byte order mark was read already."""
     rows = database.execute(
-        "SELECT torn_file, count(*) FROM lines WHERE torn_file IS NOT NULL GROUP BY 1 ORDER BY 1"
+        "SELECT aside, sum(records)::BIGINT FROM grouped WHERE aside IS NOT NULL AND named = 0 GROUP BY 1 ORDER BY 1"
     ).fetchall()
     for name, torn in rows:
         marked = _is_marked(Path(name))

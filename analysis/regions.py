@@ -28,6 +28,8 @@ CALL_COLUMNS = (
     "target", "gateway", "request_stream", "request_max_tokens", "prompt_id", "round", "region", "time_to_first_token",
     "output_tokens", "reasoning_tokens", "service_request_id", "time_to_headers",
 )  # fmt: skip
+# A part of the calls is taken again and again: in a large run, every column that is not used costs.
+_USED = (*CALL_COLUMNS, *REGION_HEADERS, "group", "at", "start_time_unix_nano", "duration", "duration_ms")
 # Of those beside the duration the coverage is told.
 LOG_COLUMNS = ("duration_ms", "account", "status", "began_ns", "ended_ns", "logged_ns")
 # A pool's weights in API Management are whole numbers up to this.
@@ -62,6 +64,7 @@ class Regions(NamedTuple):
 def analyse(calls: pd.DataFrame) -> Regions:
     """`calls` as `read_run` gives them with `REGION_HEADERS` and at least `CALL_COLUMNS`, and `duration_ms` where logs
     were joined."""
+    calls = calls[[name for name in _USED if name in calls]]
     answered = calls[calls["group"] == "answered"]
     direct = answered[answered["gateway"] == "direct"]
     speed, compared = _speed(direct), differences(direct)
@@ -100,7 +103,8 @@ def success(calls: pd.DataFrame) -> pd.DataFrame:
 def by_region(calls: pd.DataFrame) -> pd.DataFrame:
     """One row a region and gateway: answered calls, quantiles of the time to first token (of streams) and of the whole
     call in seconds, and `few` where there are under 30 calls."""
-    answered = calls[(calls["group"] == "answered") & calls["region"].notna()]
+    used = ["region", "gateway", "time_to_first_token", "duration"]
+    answered = calls.loc[(calls["group"] == "answered") & calls["region"].notna(), used]
     rows = []
     for (region, gateway), part in answered.groupby(["region", "gateway"], sort=True):
         rows.append(
@@ -199,7 +203,8 @@ def _hour(calls: pd.DataFrame) -> pd.Series:
 
 def by_hour(answered: pd.DataFrame) -> pd.DataFrame:
     """Of streams, a row a region and hour: calls, ttft_p50, ttft_p95, few."""
-    streams = answered[answered["time_to_first_token"].notna() & answered["region"].notna()]
+    used = ["region", "time_to_first_token", "start_time_unix_nano"]
+    streams = answered.loc[answered["time_to_first_token"].notna() & answered["region"].notna(), used]
     rows = [
         {
             "region": region,

@@ -19,6 +19,7 @@ above.
 Nothing is filled in: what was not observed is NA. The small calls that check the targets before a run are kept apart.
 """
 
+import re
 import tempfile
 import types
 import typing
@@ -31,7 +32,7 @@ import duckdb
 import msgspec
 import pandas as pd
 
-from analysis.frames import frame, keep_small, largest_object
+from analysis.frames import frame, keep_small, largest_object, read_lines
 from probe.headers import retry_after
 from probe.journal import RUN_FILE
 from probe.record import NEVER_TIMED, NOT_SENT, OUTCOMES, TAINT_SECONDS, LatencyCheckpoint, ObservedCall
@@ -55,7 +56,10 @@ _HEADERS = '"probe.response.headers"'
 
 def last_sent(header: str) -> str:
     """Of a row of `lines`; the name is in lower case."""
-    return f"{_HEADERS}[-list_position(header_names, '{header}')][2]"
+    return f"asked_headers[-list_position(header_names, '{header}')][2]"
+
+
+_LAST_SENT = re.compile(r"list_position\(header_names, '([^']+)'\)")
 
 
 def _any_of(outcomes: Iterable[str]) -> str:
@@ -211,9 +215,10 @@ def read_run(
             tempfile.TemporaryDirectory(prefix="headroom-run-") as spilled,
             duckdb.connect() as database,
         ):
-            keep_small(database, Path(spilled), largest_object(_journal(folder), _LARGEST_LINE))
+            keep_small(database, Path(spilled), largest_object(folder.glob("calls-*.jsonl"), _LARGEST_LINE))
             of_some = _of_some(folder, sampled)
             _load(database, folder, wanted, {name: last_sent(name) for name in headers} | of_some)
+            noted = _noted(database, folder)
             table, skipped = (
                 frame(database, "records", "start_time_unix_nano"),
                 _count(database, "lines") - _count(database, "records"),
@@ -225,18 +230,17 @@ def read_run(
     is_check = calls["traffic"].eq(PREFLIGHT)
     preflight, load = calls[is_check], calls[~is_check].reset_index(drop=True) if is_check.any() else calls
     load["at"] = _since_the_first(load, have_one_clock=not about.parts)
-    in_flight = max(0, _noted(folder) - int((~calls["outcome"].isin(NOT_SENT)).sum()))
+    in_flight = max(0, noted - int((~calls["outcome"].isin(NOT_SENT)).sum()))
     return Run(folder, about, load, preflight, skipped, in_flight)
 
 
-def _noted(folder: Path) -> int:
+def _noted(database: duckdb.DuckDBPyConnection, folder: Path) -> int:
     """How many measured calls were noted as sent (`probe.trace`); applications' are counted with their own."""
-    noted = 0
-    for path in folder.glob("sent-*.jsonl"):
-        with path.open("rb") as lines:
-            sent = (line for line in lines if line.startswith(b'{"probe.trace":"send"'))
-            noted += sum(b'"probe.application":true' not in line for line in sent)
-    return noted
+    files = _not_empty(folder.glob("sent-*.jsonl"))
+    if not files:
+        return 0
+    notes = read_lines(files, {"probe.trace": "VARCHAR", "probe.application": "BOOLEAN"})
+    return _count(database, f"""{notes} WHERE "probe.trace" = 'send' AND "probe.application" IS NOT TRUE""")
 
 
 def header_shares(folder: Path, calls: int = 20_000) -> pd.DataFrame:
@@ -319,28 +323,25 @@ def about_as(kind: type[_Read], folder: Path) -> _Read:
         raise RunError(f"{path} cannot be read: {error}") from None
 
 
-def lines(folder: Path) -> str:
+def lines(folder: Path, headers: Iterable[str] = ()) -> str:
     """What a query can select from: the lines of a run's journal, with each key of the record as a column of its name,
-    typed as declared there, and what `last_sent` needs. `IS_RECORD` is true for those that are records, and else false
-    or NULL."""
+    typed as declared there, and what `last_sent` needs, of those `headers` or where none is named of all. `IS_RECORD`
+    is true for those that are records, and else false or NULL."""
     columns = {field.encode_name: _sql_type(field.type) for field in _FIELDS}
-    files = _journal(folder)
-    names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
-    typed = ", ".join(f"'{name}': '{kind}'" for name, kind in columns.items())
-    read = (
-        f"read_json([{names}], format = 'newline_delimited', ignore_errors = true, columns = {{{typed}}},"
-        f" maximum_object_size = {largest_object(files, _LARGEST_LINE)})"
-    )
+    files = _not_empty(folder.glob("calls-*.jsonl"))
+    read = read_lines(files, columns, largest_object(files, _LARGEST_LINE)) if files else f"({_no_lines(columns)})"
+    # By length most are left out before a name is looked at, which takes long.
+    lengths = ", ".join(map(str, sorted({len(header.encode()) for header in headers})))
+    asked = f"list_filter({_HEADERS}, lambda pair: strlen(pair[1]) IN ({lengths}))" if lengths else _HEADERS
     # The last come first, since a header's last value counts.
     return (
-        f"(SELECT *, list_reverse(list_transform({_HEADERS}, lambda pair: lower(pair[1]))) AS header_names"
-        f" FROM {read if files else f'({_no_lines(columns)})'})"
+        "(SELECT *, list_reverse(list_transform(asked_headers, lambda pair: lower(pair[1]))) AS header_names"
+        f" FROM (SELECT *, {asked} AS asked_headers FROM {read}))"
     )
 
 
-def _journal(folder: Path) -> list[Path]:
-    """Its files with calls in them."""
-    return [file for file in sorted(folder.glob("calls-*.jsonl")) if file.stat().st_size]
+def _not_empty(files: Iterable[Path]) -> list[Path]:
+    return [file for file in sorted(files) if file.stat().st_size]
 
 
 def _load(database: duckdb.DuckDBPyConnection, folder: Path, wanted: Iterable[str], more: Mapping[str, str]) -> None:
@@ -349,9 +350,11 @@ def _load(database: duckdb.DuckDBPyConnection, folder: Path, wanted: Iterable[st
     expressions = {name: sql for name, sql in {**kept, **_DERIVED, **_SELDOM}.items() if name in set(wanted)}
     if "retry_after" in set(wanted):
         expressions |= _WAITS
-    names = ", ".join(f'{expression} AS "{name}"' for name, expression in {**expressions, **more}.items())
+    expressions |= more
+    names = ", ".join(f'{expression} AS "{name}"' for name, expression in expressions.items())
+    headers = _LAST_SENT.findall(names)
     database.execute(
-        f"CREATE TABLE lines AS SELECT coalesce({IS_RECORD}, false) AS is_record, {names} FROM {lines(folder)}"
+        f"CREATE TABLE lines AS SELECT coalesce({IS_RECORD}, false) AS is_record, {names} FROM {lines(folder, headers)}"
     )
     database.execute("CREATE VIEW records AS SELECT * EXCLUDE (is_record) FROM lines WHERE is_record")
 
