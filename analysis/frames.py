@@ -63,7 +63,8 @@ def frame(database: duckdb.DuckDBPyConnection, table: str, order_by: str | None 
     kinds = {name: kind for name, kind, *_ in database.execute(f'DESCRIBE "{table}"').fetchall()}
     (rows,) = database.execute(f'SELECT count(*) FROM "{table}"').fetchone() or (0,)
     is_long = rows >= _MANY_ROWS
-    few = _few_valued(database, table, [name for name, kind in kinds.items() if is_long and kind == "VARCHAR"])
+    counts = _distinct(database, table, [name for name, kind in kinds.items() if is_long and kind == "VARCHAR"])
+    few = [name for name, count in counts.items() if 0 < count < _FEW_VALUES]
     for number, name in enumerate(few):
         values = f'SELECT DISTINCT "{name}" FROM "{table}" WHERE "{name}" IS NOT NULL ORDER BY 1'
         database.execute(f'CREATE OR REPLACE TEMP TYPE "values_{number}" AS ENUM ({values})')
@@ -73,7 +74,7 @@ def frame(database: duckdb.DuckDBPyConnection, table: str, order_by: str | None 
     # One column after the other, where it is long: as a whole, the table would be in memory twice.
     parts = [[one] for one in selected] if is_long else [selected]
     columns = {
-        name: _typed(values[order], kinds[name])
+        name: _nothing(rows) if counts.get(name) == 0 else _typed(values[order], kinds[name])
         for part in parts
         for name, values in _fetched(database, table, part).items()
     }
@@ -88,13 +89,18 @@ def _fetched(database: duckdb.DuckDBPyConnection, table: str, selected: list[str
     return database.execute(f'SELECT {", ".join(selected)} FROM "{table}"').fetchnumpy()
 
 
-def _few_valued(database: duckdb.DuckDBPyConnection, table: str, names: list[str]) -> list[str]:
-    """Columns with a value, and with few: an ENUM cannot be empty."""
+def _distinct(database: duckdb.DuckDBPyConnection, table: str, names: list[str]) -> dict[str, int]:
+    """About how many values each column has; 0 where it has none."""
     if not names:
-        return []
+        return {}
     counts = ", ".join(f'approx_count_distinct("{name}")' for name in names)
     found = database.execute(f'SELECT {counts} FROM "{table}"').fetchone()
-    return [name for name, count in zip(names, found or (), strict=True) if 0 < count < _FEW_VALUES]
+    return dict(zip(names, found or (), strict=True))
+
+
+def _nothing(rows: int) -> Any:
+    """To look at each of so many NULLs for whether it is text takes long."""
+    return pd.array([pd.NA], "str").take(np.zeros(rows, dtype="intp"))
 
 
 def _typed(values: Any, kind: str) -> Any:

@@ -108,12 +108,20 @@ def added(calls: pd.DataFrame) -> pd.DataFrame:
     answered = _without_service(calls.loc[calls["group"] == "answered", list(_COMPARED)])
     direct = answered[answered["gateway"] == "direct"]
     rows = [
-        {"through": target, "asked_for": "stream" if stream else "whole", "mark": mark, **found}
+        {"through": target, "asked_for": "stream" if stream else "whole", **row}
         for (target, stream), through in answered[answered["gateway"] == "apim"].groupby(["target", "request_stream"])
-        for mark, column in _MARKS
-        if (found := _added(through, direct[direct["request_stream"] == stream], column)) is not None
+        for row in _marks_added(through, direct[direct["request_stream"] == stream])
     ]
     return pd.DataFrame(rows, columns=_ADDED)
+
+
+def _marks_added(through: pd.DataFrame, direct: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    known = {mark: column for mark, column in _MARKS if through[column].notna().any()}
+    theirs = _counterparts(through, direct)
+    paired = pairs(through, theirs, list(known.values()))
+    for mark, column in known.items():
+        if (found := _added(through[column], theirs[column], paired[column].dropna())) is not None:
+            yield {"mark": mark, **found}
 
 
 def _without_service(calls: pd.DataFrame) -> pd.DataFrame:
@@ -125,19 +133,15 @@ def _without_service(calls: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _added(through: pd.DataFrame, direct: pd.DataFrame, column: str) -> dict[str, Any] | None:
-    if through[column].isna().all():
-        return None
-    theirs = _counterparts(through, direct)
-    paired = pairs(through, theirs, column).dropna()
+def _added(through: pd.Series, direct: pd.Series, paired: pd.Series) -> dict[str, Any] | None:
     is_paired = len(paired) >= FEW
-    found = quantile_estimate(paired, 0.5) if is_paired else quantile_difference(through[column], theirs[column], 0.5)
+    found = quantile_estimate(paired, 0.5) if is_paired else quantile_difference(through, direct, 0.5)
     if found is None:
         return None
     return {
         "n": found.n,
-        "direct_p50": quantile(theirs[column], 0.5),
-        "gateway_p50": quantile(through[column], 0.5),
+        "direct_p50": quantile(direct, 0.5),
+        "gateway_p50": quantile(through, 0.5),
         "added": found.value,
         "added_low": found.low,
         "added_high": found.high,

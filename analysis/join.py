@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
+from pandas.api.extensions import take
 
 from analysis.logs import Logs, lacking, left_out
 from analysis.stats import quantile
@@ -91,17 +92,11 @@ def _beside(calls: pd.DataFrame, requests: pd.DataFrame, position: np.ndarray) -
     """The row at each call's `position`, NA where that is -1."""
     found = position >= 0
     beside = {
-        f"{name}_log" if name in calls else name: _at(requests[name], position, found)
+        f"{name}_log" if name in calls else name: take(requests[name].array, position, allow_fill=True)
         for name in requests.columns.drop("service")
     }
-    return pd.concat(
-        [calls, pd.DataFrame(beside, index=calls.index), pd.Series(found, calls.index, name="in_log")], axis=1
-    )
-
-
-def _at(column: pd.Series, position: np.ndarray, found: np.ndarray) -> Any:
-    taken = column.take(position.clip(0)) if len(column) else column.reindex(range(len(position)))
-    return taken.where(found).array
+    logged = pd.DataFrame(beside | {"in_log": found}, index=calls.index, copy=False)
+    return pd.concat([calls, logged], axis=1)
 
 
 def _coverage(joined: pd.DataFrame, requests: pd.DataFrame, only_log: pd.DataFrame, logs: Logs) -> Coverage:

@@ -9,7 +9,7 @@ the same prompt in the same way to two targets, its n-th there with its n-th her
 streams of the two are taken as independent samples of one mix.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple
 
@@ -28,6 +28,8 @@ CALL_COLUMNS = (
     "target", "gateway", "request_stream", "request_max_tokens", "prompt_id", "round", "region", "time_to_first_token",
     "output_tokens", "reasoning_tokens", "service_request_id", "time_to_headers",
 )  # fmt: skip
+# What makes two calls the same but for where they went.
+_ASKED = ["prompt_id", "request_stream", "request_max_tokens"]
 # A part of the calls is taken again and again: in a large run, every column that is not used costs.
 _USED = (*CALL_COLUMNS, *REGION_HEADERS, "group", "at", "start_time_unix_nano", "duration", "duration_ms")
 # Of those beside the duration the coverage is told.
@@ -225,7 +227,7 @@ def differences(direct: pd.DataFrame) -> pd.DataFrame:
     targets = {str(name): part for name, part in streams.groupby("target", sort=True)}
     rows = []
     for one, other in combinations(targets, 2):
-        paired = pairs(targets[one], targets[other])
+        paired = pairs(targets[one], targets[other], ["time_to_first_token"])["time_to_first_token"].dropna()
         if len(paired) >= FEW:
             found = quantile_estimate(paired, 0.5)
         else:
@@ -245,24 +247,22 @@ def differences(direct: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=columns)
 
 
-def pairs(ours: pd.DataFrame, theirs: pd.DataFrame, mark: str = "time_to_first_token") -> pd.Series:
-    """Differences of a time, by default that to the first token: of the calls of a round, where the scenario made them
-    in rounds, else of the n-th call of each prompt here and its n-th there."""
+def pairs(ours: pd.DataFrame, theirs: pd.DataFrame, marks: Sequence[str]) -> pd.DataFrame:
+    """Differences of these times, a row a pair: of the calls of a round, where the scenario made them in rounds, else
+    of the n-th call of each prompt here and its n-th there."""
     if all("round" in part and part["round"].notna().any() for part in (ours, theirs)):
-        one, other = (part[["round", mark]].dropna() for part in (ours, theirs))
+        one, other = (part.loc[part["round"].notna(), ["round", *marks]] for part in (ours, theirs))
         both = one.merge(other, on="round", suffixes=("", "_other"))
-        return (both[mark] - both[f"{mark}_other"]).astype("float64")
-    keys = ["prompt_id", "request_stream", "request_max_tokens"]
-    numbered = [
-        part.loc[part["prompt_id"].notna(), [*keys, "at", mark]]
-        .sort_values("at", kind="stable")
-        .assign(number=lambda one: one.groupby(keys, dropna=False).cumcount())
-        for part in (ours, theirs)
-    ]
-    one, other = (part.drop(columns="at") for part in numbered)
-    both = one.merge(other, on=[*keys, "number"], suffixes=("", "_other"))
-    difference: pd.Series = (both[mark] - both[f"{mark}_other"]).astype("float64")
-    return difference
+    else:
+        one, other = (_numbered(part, marks) for part in (ours, theirs))
+        both = one.merge(other, on=[*_ASKED, "number"], suffixes=("", "_other"))
+    return pd.DataFrame({mark: (both[mark] - both[f"{mark}_other"]).astype("float64") for mark in marks})
+
+
+def _numbered(part: pd.DataFrame, marks: Sequence[str]) -> pd.DataFrame:
+    """Of each prompt and way of asking, the how many-th call."""
+    part = part.loc[part["prompt_id"].notna(), [*_ASKED, "at", *marks]].sort_values("at", kind="stable")
+    return part.assign(number=part.groupby(_ASKED, dropna=False).cumcount()).drop(columns="at")
 
 
 def verdict(difference: Estimate) -> str:

@@ -393,10 +393,13 @@ def _with_waits(calls: pd.DataFrame) -> pd.DataFrame:
     sent = calls[list(_WAITS)].rename(columns=lambda name: name.removeprefix("sent "))
     calls = calls.drop(columns=list(_WAITS))
     told = sent["retry-after-ms"].notna() | sent["retry-after"].notna()
-    waits = [
-        retry_after((str(name), value) for name, value in row.items() if isinstance(value, str))
-        for row in sent[told].to_dict(orient="records")
-    ]
+    rows = list(sent[told].itertuples(index=False, name=None))
+    # Many refusals say the same.
+    wait_of = {
+        row: retry_after((str(name), value) for name, value in zip(sent, row, strict=True) if isinstance(value, str))
+        for row in dict.fromkeys(rows)
+    }
+    waits = [wait_of[row] for row in rows]
     calls["retry_after"] = pd.Series(pd.array(waits, "Float64"), index=calls.index[told]).reindex(calls.index)
     return calls
 

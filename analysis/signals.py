@@ -45,7 +45,11 @@ def admitted(calls: pd.DataFrame) -> pd.Series:
 
 def planned_tokens(calls: pd.DataFrame) -> pd.Series:
     """Of the prompt, as its id has it; NA where it is none of ours."""
-    return pd.to_numeric(calls["prompt_id"].str.extract(r"^(\d+)-\d+(?:-\d+-\d+)?$", expand=False), errors="coerce")
+    prompts = calls["prompt_id"]
+    different = pd.Series(prompts.dropna().unique(), dtype="str")
+    sizes = different.str.extract(r"^(\d+)-\d+(?:-\d+-\d+)?$", expand=False)
+    tokens: pd.Series = prompts.map(dict(zip(different, pd.to_numeric(sizes, errors="coerce"), strict=True)))
+    return tokens.astype("float64")
 
 
 def promised(calls: pd.DataFrame) -> pd.Series:
