@@ -1,5 +1,6 @@
 """The `analysis` command. Data goes to standard output, talk to standard error."""
 
+import gc
 import json
 import math
 import os
@@ -67,6 +68,8 @@ def analysis() -> None:
 
 
 def main() -> None:
+    # Records come by the million and none is in a cycle: to look for those takes a fifth of the time.
+    gc.set_threshold(100_000)
     analysis()
 
 

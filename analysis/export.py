@@ -20,9 +20,10 @@ import duckdb
 import msgspec
 import pandas as pd
 
+from analysis.frames import keep_small
 from analysis.logs import ALWAYS, COLUMNS, Logs, left_out, read_logs
 from analysis.output import Result, Table
-from analysis.runs import GROUP, IS_RECORD, TAINTED, last_sent, lines, read_about
+from analysis.runs import GROUP, IS_RECORD, TAINTED, last_sent, lines, longest_line, read_about
 from probe.escaping import BEGINS_A_FORMULA, NUMBER
 from probe.headers import describe
 from probe.meanings import MEANINGS
@@ -66,8 +67,9 @@ def export(run: Path, into: Path, logs: Iterable[Path] = ()) -> Exported:
     place of an older one when all are whole. Raises `RunError`, `LogsError`, `OSError`."""
     read_about(run)
     into.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _database(into) as (database, draft):
-        calls = _calls(database, run)
+    with _database(run, into) as (database, draft):
+        known, skipped = _read_through(database, run)
+        calls = _calls(known)
         _write(database, "calls", _selected(calls, f"{lines(run)} WHERE {IS_RECORD}"), draft)
         columns = _described(database, "calls", {name: (made.unit, made.meaning) for name, made in calls.items()})
         written, logs_read, matched = _count(database, "SELECT 1 FROM calls"), None, 0
@@ -80,7 +82,6 @@ def export(run: Path, into: Path, logs: Iterable[Path] = ()) -> Exported:
                 database,
                 'SELECT 1 FROM logs WHERE correlation_id IN (SELECT "azure.service.request.id" FROM calls)',
             )
-        skipped = _count(database, f"SELECT 1 FROM {lines(run)} WHERE NOT coalesce({IS_RECORD}, false)")
         (draft / "columns.json").write_text(_as_json(columns), encoding="utf-8")
         (draft / "columns.md").write_text(_as_markdown(columns), encoding="utf-8")
         files = [_placed(path, into) for path in sorted(draft.iterdir()) if path.is_file()]
@@ -106,10 +107,10 @@ def as_result(done: Exported) -> Result:
 
 
 @contextmanager
-def _database(into: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
+def _database(run: Path, into: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
     """And a folder for what is not whole yet, on the same disk."""
     with TemporaryDirectory(prefix=".export-", dir=into) as draft, duckdb.connect() as database:
-        database.execute(f"SET temp_directory = {_text(f'{draft}/spill')}")
+        keep_small(database, Path(draft), longest_line(run))
         try:
             yield database, Path(draft)
         except duckdb.IOException as error:
@@ -122,7 +123,7 @@ def _placed(draft: Path, into: Path) -> Path:
     return draft.replace(into / draft.name)
 
 
-def _calls(database: duckdb.DuckDBPyConnection, run: Path) -> dict[str, _Made]:
+def _calls(headers: Sequence[str]) -> dict[str, _Made]:
     """The columns of the calls' table."""
     named = {name: MEANINGS[name] for name in (field.encode_name for field in msgspec.structs.fields(ObservedCall))}
     kept = {
@@ -143,15 +144,18 @@ def _calls(database: duckdb.DuckDBPyConnection, run: Path) -> dict[str, _Made]:
         f"{name.rpartition('.')[2]}_json": _Made(f'to_json("{name}")::VARCHAR', MEANINGS[name].text)
         for name in _AS_JSON
     }
-    return {**kept, **added, **_headers(_known(database, run)), **texts}
+    return {**kept, **added, **_headers(headers), **texts}
 
 
-def _known(database: duckdb.DuckDBPyConnection, run: Path) -> list[str]:
-    """The headers of the catalogue that came, in lower case."""
+def _read_through(database: duckdb.DuckDBPyConnection, run: Path) -> tuple[list[str], int]:
+    """The headers of the catalogue that came, in lower case, and how many lines are no records."""
     found = database.execute(
-        f"SELECT DISTINCT unnest(header_names) FROM {lines(run)} WHERE {IS_RECORD} ORDER BY 1"
+        'SELECT list_transform("probe.response.headers", lambda pair: pair[1]),'
+        f" count(*) FILTER ({IS_RECORD}), count(*) FROM {lines(run)} GROUP BY 1"
     ).fetchall()
-    return [name for (name,) in found if describe(name, "").group != "unknown"]
+    came = {name.lower() for names, records, _ in found if records for name in names or () if name}
+    known = [name for name in sorted(came) if describe(name, "").group != "unknown"]
+    return known, sum(of_all - records for _, records, of_all in found)
 
 
 def _headers(names: Sequence[str]) -> dict[str, _Made]:

@@ -215,7 +215,7 @@ def read_run(
             tempfile.TemporaryDirectory(prefix="headroom-run-") as spilled,
             duckdb.connect() as database,
         ):
-            keep_small(database, Path(spilled), largest_object(folder.glob("calls-*.jsonl"), _LARGEST_LINE))
+            keep_small(database, Path(spilled), longest_line(folder))
             of_some = _of_some(folder, sampled)
             _load(database, folder, wanted, {name: last_sent(name) for name in headers} | of_some)
             noted = _noted(database, folder)
@@ -329,7 +329,7 @@ def lines(folder: Path, headers: Iterable[str] = ()) -> str:
     is true for those that are records, and else false or NULL."""
     columns = {field.encode_name: _sql_type(field.type) for field in _FIELDS}
     files = _not_empty(folder.glob("calls-*.jsonl"))
-    read = read_lines(files, columns, largest_object(files, _LARGEST_LINE)) if files else f"({_no_lines(columns)})"
+    read = read_lines(files, columns, longest_line(folder)) if files else f"({_no_lines(columns)})"
     # By length most are left out before a name is looked at, which takes long.
     lengths = ", ".join(map(str, sorted({len(header.encode()) for header in headers})))
     asked = f"list_filter({_HEADERS}, lambda pair: strlen(pair[1]) IN ({lengths}))" if lengths else _HEADERS
@@ -338,6 +338,11 @@ def lines(folder: Path, headers: Iterable[str] = ()) -> str:
         "(SELECT *, list_reverse(list_transform(asked_headers, lambda pair: lower(pair[1]))) AS header_names"
         f" FROM (SELECT *, {asked} AS asked_headers FROM {read}))"
     )
+
+
+def longest_line(folder: Path) -> int:
+    """Of a run's journal none is longer, in bytes."""
+    return largest_object(folder.glob("calls-*.jsonl"), _LARGEST_LINE)
 
 
 def _not_empty(files: Iterable[Path]) -> list[Path]:
