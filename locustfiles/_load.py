@@ -129,14 +129,19 @@ class Load:
                 self.journal.read_clocks(look.at, look.step)
         return look.step
 
-    def report(self) -> bytes:
-        """What this process has seen since its last report (`_live`)."""
+    def report(self) -> tuple[str, str, bytes]:
+        """Of which run, of which process, and what that has seen since its last report (`_live`)."""
         now, spent = time.perf_counter_ns(), self.ledger.spent
         # Of too short a time the system knows no share.
         cpu = self._process.cpu_percent() / 100 if now - self._reported > 10**8 else None
         lag = self._watchdog.worst_since(self._reported)
         self._reported = now
-        return self.seen.report(Process(cpu, lag, self.journal.in_flight, *spent))
+        packed = self.seen.report(Process(cpu, lag, self.journal.in_flight, *spent))
+        return self.run.id, self.journal.worker_id, packed
+
+    def counted(self) -> Counter[str]:
+        """The tally, and what is in the journal."""
+        return self.tally + Counter({kind: self.journal.counts[kind] for kind in ("calls", "applications")})
 
     def now(self) -> float:
         """Seconds since the run began."""

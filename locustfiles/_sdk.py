@@ -12,10 +12,12 @@ from typing import Any
 from locust.env import Environment
 from locust.exception import StopUser
 
+from locustfiles._course import course
 from locustfiles._load import Load
-from locustfiles._run import running, session
+from locustfiles._run import running
 from locustfiles._tables import row_name
 from locustfiles._user import AzureOpenAIUser, NotSent, note, reserve
+from locustfiles._watch import refused, watch_attempts
 from probe.application import ApplicationCall
 from probe.journal import JournalError
 from probe.prompts import Ask
@@ -99,9 +101,9 @@ def observe(
     )
     settle(load.ledger, reserved, call)
     keep(environment, load, call, seq)
-    session.watch_attempts(call, client.none_left)
+    watch_attempts(call, client.none_left)
     if call.status_code == HTTPStatus.UNAUTHORIZED:
-        session.refused(target, client.bearer)
+        refused(target, client.bearer)
     if client.interrupt is not None:
         raise client.interrupt
     return call
@@ -121,7 +123,7 @@ def keep(environment: Environment, load: Load, call: ApplicationCall, seq: int |
     try:
         load.append(call, seq)
     except JournalError as error:
-        session.fail(str(error))
+        course.fail(str(error))
         raise StopUser from None
     count(environment, call)
 

@@ -17,9 +17,12 @@ from locust.env import Environment
 from locust.exception import StopUser
 
 from locustfiles._arrivals import Arrival
+from locustfiles._caps import cap_reached
+from locustfiles._course import course
 from locustfiles._load import Load
-from locustfiles._run import running, session
+from locustfiles._run import running
 from locustfiles._tables import ErrorTexts, normalised, row_name
+from locustfiles._watch import met_bug, refused, watch
 from probe.client import Client, broken, dropped
 from probe.journal import JournalError
 from probe.prompts import Ask
@@ -89,7 +92,7 @@ class AzureOpenAIUser(User):
                     self._drop_all(load, arrival)
             calls.join()
             if not load.in_hand and not self._told_to_stop.is_set():
-                session.all_sent()
+                course.all_sent()
             self._told_to_stop.wait()
         except GreenletExit:
             # Locust's patience is at an end: the open calls end too, each on record.
@@ -107,7 +110,7 @@ class AzureOpenAIUser(User):
             finally:
                 load.in_hand -= 1
         if not load.in_hand and not self._told_to_stop.is_set():
-            session.all_sent()
+            course.all_sent()
         self._told_to_stop.wait()
 
     def _make(self, load: Load, arrival: Arrival) -> None:
@@ -157,7 +160,7 @@ def reserve(load: Load, target: Target, ask: Ask) -> Reservation | None:
     """What every call needs before it is made. None where a cap on spending is reached, which ends the run."""
     reservation = load.ledger.reserve(target, ask.prompt)
     if reservation is None:
-        session.cap_reached(load)
+        cap_reached(load)
     return reservation
 
 
@@ -178,15 +181,15 @@ def observe(
         call = client.observe(target, ask.prompt, **about)
     except Exception as bug:
         # Nothing else may be lost for it: neither the call nor the run.
-        session.met_bug(bug)
+        met_bug(bug)
         # Half a reply may be waiting there.
         client.close()
         call = broken(target, ask.prompt, **about, began=began, error=bug)
     load.ledger.settle(reservation, call.status_code, call.input_tokens, call.output_tokens, call.cached_tokens)
     keep(environment, load, call, seq)
-    session.watch(load, call)
+    watch(load, call)
     if call.outcome == "auth":
-        session.refused(target, client.bearer)
+        refused(target, client.bearer)
     if client.interrupt is not None:
         raise client.interrupt
     return call
@@ -197,7 +200,7 @@ def note(load: Load, target: Target, ask: Ask, scheduled: float | None, *, appli
     try:
         return load.note(target, ask, scheduled, application=application)
     except JournalError as error:
-        session.fail(str(error))
+        course.fail(str(error))
         raise StopUser from None
 
 
@@ -206,7 +209,7 @@ def keep(environment: Environment, load: Load, call: ObservedCall, seq: int | No
     try:
         load.append(call, seq)
     except JournalError as error:
-        session.fail(str(error))
+        course.fail(str(error))
         raise StopUser from None
     count(environment, call)
 

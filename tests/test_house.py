@@ -19,7 +19,7 @@ ROWS = (
     "probe/dated.py locustfiles/_sketch.py locustfiles/_drift.py",
     "probe/bodies.py probe/explaining.py probe/channel.py probe/prices.py probe/application.py probe/shares.py"
     " probe/headroom.py probe/seen.py probe/traces.py locustfiles/_hub.py locustfiles/_watchdog.py"
-    " locustfiles/_clocks.py",
+    " locustfiles/_clocks.py locustfiles/_signals.py",
     "probe/counting.py probe/dialing.py analysis/frames.py analysis/log_shapes.py analysis/ptu_models.py"
     " probe/spending.py locustfiles/_breaker.py locustfiles/_slo.py locustfiles/_tables.py locustfiles/_words.py",
     "probe/transport.py probe/journal.py probe/simulated.py probe/advice.py probe/render.py probe/assertions.py"
@@ -52,8 +52,12 @@ ROWS = (
     "locustfiles/_compared.py locustfiles/_capacity.py locustfiles/_soak.py",
     "probe/access.py probe/opening.py probe/side_by_side.py probe/watch.py locustfiles/_load.py",
     "probe/interactive.py probe/hidden.py probe/correlate.py probe/doctor.py locustfiles/_preflight.py"
-    " locustfiles/_send.py",
-    "probe/cli.py",
+    " locustfiles/_send.py locustfiles/_course.py",
+    "probe/cli.py locustfiles/_caps.py locustfiles/_watch.py locustfiles/_tending.py",
+    "locustfiles/_worker.py",
+    "locustfiles/_gathered.py",
+    "locustfiles/_conclusion.py",
+    "locustfiles/_starter.py",
     "locustfiles/_run.py analysis/report.py",
     "locustfiles/_user.py analysis/cli.py",
     "locustfiles/mixed.py locustfiles/gateway.py locustfiles/regions.py locustfiles/replay.py locustfiles/_sdk.py"
