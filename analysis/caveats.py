@@ -2,7 +2,7 @@
 
 from analysis import application
 from analysis.findings import Findings
-from analysis.logs import left_out
+from analysis.logs import aside, left_out, said_aside
 from analysis.regions import FEW
 from analysis.tokens import MOST
 from analysis.words import plain, seconds
@@ -122,7 +122,8 @@ def _about_logs(findings: Findings) -> list[str]:
         found.append("No log is below the folders given.")
     elif findings.apart is not None:
         found.append(plain(findings.apart))
-    if logs.skipped_lines:
+    if logs.skipped:
         first = left_out(logs)[0].removeprefix("Skipped ")
-        found.append(f"{logs.skipped_lines:,} lines or files of the logs were skipped, the first: {plain(first)}")
-    return found
+        many = f"{logs.skipped_lines:,} lines or files of the logs were skipped, the first"
+        found.append(f"{many if logs.skipped_lines else 'Of the logs'}: {plain(first)}")
+    return [*found, *said_aside(aside(logs)["without_id"], {})]

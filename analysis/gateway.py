@@ -286,13 +286,14 @@ def _gateway_positions(calls: pd.DataFrame, gateway: pd.DataFrame, joined: Joine
     """A row for each of the gateway's log: `call`, the index of its call in `calls` (NA for none), and by which
     `rule`."""
     found = pd.DataFrame({"call": pd.array([pd.NA] * len(gateway), "Int64"), "rule": None}, index=gateway.index)
-    plain_id = gateway["correlation_id"].str.replace("-", "").str.lower()
+    plain_id = gateway["correlation_id"].str.replace("-", "")
     for header in ID_HEADERS:
         if header in calls:
             sent = calls[header].dropna().str.replace("-", "").str.lower()
             _fill(found, plain_id, sent, f"header {header}")
     _fill(found, gateway["response_id"], calls["response_id"].dropna(), "RequestId of the LLM log")
-    _fill(found, gateway["backend_request_id"], calls["service_request_id"].dropna(), "apim-request-id that it logged")
+    ids = calls["service_request_id"].dropna().str.lower()
+    _fill(found, gateway["backend_request_id"], ids, "apim-request-id that it logged")
     _fill_by_time(found, gateway, calls, joined)
     return found
 
@@ -333,9 +334,9 @@ def _fill_by_time(found: pd.DataFrame, gateway: pd.DataFrame, calls: pd.DataFram
 
 
 def _to_service(joined: Joined, calls: pd.DataFrame, gateway: pd.DataFrame, position: pd.DataFrame) -> pd.Series:
-    known = {*joined.only_log["correlation_id"], *joined.calls.loc[joined.calls["in_log"], "service_request_id"]}
+    known = {*joined.only_log["correlation_id"], *joined.calls.loc[joined.calls["in_log"], "correlation_id"]}
     rule = pd.Series("none", index=gateway.index, dtype="object")
-    through_client = position["call"].map(calls["service_request_id"])
+    through_client = position["call"].map(calls["correlation_id"])
     rule[through_client.isin(known)] = "through the client: the reply's apim-request-id"
     rule[gateway["backend_request_id"].isin(known)] = "apim-request-id that the gateway logged"
     return rule

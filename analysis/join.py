@@ -17,7 +17,7 @@ import numpy as np
 import pandas as pd
 from pandas.api.extensions import take
 
-from analysis.logs import Logs, lacking, left_out
+from analysis.logs import Logs, aside, lacking, left_out
 from analysis.stats import quantile
 
 _AN_HOUR_NS = 3600 * 10**9
@@ -78,13 +78,14 @@ class Joined(NamedTuple):
 def join(calls: pd.DataFrame, logs: Logs, others: Iterable[str] = ()) -> Joined:
     """`others` are ids of calls that belong to the run and are not among `calls`, such as the checks before it."""
     requests = logs.requests.reset_index(drop=True)
-    ids = calls["service_request_id"]
+    ids = calls["service_request_id"].str.lower()
     position = pd.Index(requests["correlation_id"]).get_indexer(ids)
     position[ids.isna().to_numpy()] = -1
     joined = _beside(calls, requests, position)
     is_known = np.zeros(len(requests), bool)
     is_known[position[position >= 0]] = True
-    only_log = requests[~is_known & ~requests["correlation_id"].isin(list(others)).to_numpy()]
+    of_others = requests["correlation_id"].isin([one.lower() for one in others])
+    only_log = requests[~is_known & ~of_others.to_numpy()]
     return Joined(joined, only_log, _coverage(joined, requests, only_log, logs))
 
 
@@ -198,7 +199,8 @@ def said(joined: Joined, logs: Logs) -> Said:
 
 def facts(coverage: Coverage, logs: Logs) -> dict[str, Any]:
     skew = None if coverage.skew is None else coverage.skew._asdict()
-    return coverage._asdict() | {"skew": skew, "files": logs.files, "skipped_lines": logs.skipped_lines}
+    read = {"files": logs.files, "skipped_lines": logs.skipped_lines, "records_aside": aside(logs)}
+    return coverage._asdict() | {"skew": skew, **read}
 
 
 def _covered(coverage: Coverage) -> list[str]:

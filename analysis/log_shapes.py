@@ -9,6 +9,7 @@ Here.   What cannot be read is a `Skipped` with its place and why, and never the
         unpack to so many bytes and so many times its size, and no more: a bomb is skipped as one.
 """
 
+import codecs
 import csv
 import gzip
 import io
@@ -31,6 +32,8 @@ GATEWAY_LLM = "GatewayLlmLog"
 GZIP = b"\x1f\x8b"
 AVRO = b"Obj\x01"
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+# PowerShell's `>` writes it.
+_UTF_16 = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 NO_RECORD = "no log record: it has no category, nor columns that tell it"
 SUFFIXES = (".json", ".jsonl", ".csv", ".avro", ".gz")
 MOST_UNPACKED = 8 * 1024**3
@@ -94,12 +97,16 @@ def is_plain_lines(path: Path) -> bool:
     if start.startswith((GZIP, AVRO)):
         return False
     line, broken, _ = start.removeprefix(BYTE_ORDER_MARK).lstrip().partition(b"\n")
-    if path.name == "PT1H.json":
-        return not _opens_a_batch(line)
-    if not line.lstrip().startswith(b"{") or not broken:
-        return False
     first = _object(line)
-    return first is not None and not {"records", "tables"} & set(first)
+    if path.name != "PT1H.json":
+        return bool(broken) and first is not None and _is_export(first)
+    # Its first line may be torn, or longer than what was read of it.
+    return _is_export(first) if first else not _opens_a_batch(line)
+
+
+def _is_export(row: Mapping[str, Any]) -> bool:
+    """Whether it is a record as a storage account has it, and no row of a table."""
+    return "correlationId" in row or "category" in row
 
 
 def _opens_a_batch(line: bytes) -> bool:
@@ -110,15 +117,15 @@ def records(path: Path) -> Iterator[Record | Skipped]:
     """Every record of a file of any shape. Raises `SettingsError` where an extra is missing."""
     try:
         with opened(path) as file:
-            start = file.read(_PIECE) if path.suffix != ".csv" else b""
+            start = file.read(_PIECE) if path.suffix.lower() != ".csv" else b""
         if start.startswith(AVRO):
             yield from _avro(path)
-        elif path.suffix == ".csv" or not start.removeprefix(BYTE_ORDER_MARK).lstrip().startswith((b"{", b"[")):
-            yield from _csv(path)
-        elif _is_document(start):
+        elif start.startswith(_UTF_16) or _is_document(start):
             yield from _document(path)
-        else:
+        elif start.removeprefix(BYTE_ORDER_MARK).lstrip().startswith(b"{"):
             yield from _lines(path)
+        else:
+            yield from _csv(path)
     except UnreadableError as error:
         yield Skipped(str(path), None, str(error))
     except OSError as error:
@@ -127,8 +134,12 @@ def records(path: Path) -> Iterator[Record | Skipped]:
 
 def _is_document(start: bytes) -> bool:
     """Not an object a line: one that goes on over several lines, or a list."""
-    line = start.removeprefix(BYTE_ORDER_MARK).lstrip().partition(b"\n")[0].strip()
-    return line.startswith(b"[") or (_object(line) is None and b'"tables"' in start[:4096]) or line == b"{"
+    line, broken, _ = start.removeprefix(BYTE_ORDER_MARK).lstrip().partition(b"\n")
+    if not line.startswith(b"{"):
+        return line.startswith(b"[")
+    if _object(line) is not None:
+        return False
+    return b'"tables"' in start[:4096] or bool(broken and line.rstrip().endswith((b"{", b"[", b",", b":")))
 
 
 def _object(line: bytes) -> Record | None:
@@ -157,9 +168,15 @@ def _document(path: Path) -> Iterator[Record | Skipped]:
         data = file.read(MOST_IN_A_DOCUMENT + 1)
     if len(data) > MOST_IN_A_DOCUMENT:
         raise UnreadableError(f"one JSON document of over {MOST_IN_A_DOCUMENT // 1024**2} MB; write an object a line")
+    data = data.removeprefix(BYTE_ORDER_MARK)
     try:
-        found = json.loads(data.removeprefix(BYTE_ORDER_MARK))
+        found = json.loads(data)
     except (ValueError, RecursionError) as error:
+        # Or lines, of which the first is torn where an object could go on.
+        read = list(_lines(path)) if data.lstrip().startswith(b"{") else []
+        if any(isinstance(one, dict) for one in read):
+            yield from read
+            return
         raise UnreadableError(f"no JSON: {error}") from None
     yield from _unpacked(found, str(path), None)
 
@@ -207,7 +224,8 @@ def _csv(path: Path) -> Iterator[Record | Skipped]:
             raise UnreadableError(
                 "no log of Azure: neither JSON lines, a query's result, Avro nor a CSV with its columns"
             )
-        day_first = _day_first(path, header, comma)
+        zone = _zone(header)
+        day_first = None if zone else _day_first(path, header, comma)
         rows = csv.reader(text, delimiter=comma)
         timeless = 0
         try:
@@ -218,7 +236,14 @@ def _csv(path: Path) -> Iterator[Record | Skipped]:
         except csv.Error as error:
             yield Skipped(str(path), rows.line_num + 1, f"no CSV from here: {error}")
         if timeless:
-            yield Skipped(str(path), None, f"{timeless:,} times left out: which number is the month cannot be told", 0)
+            why = f"they are of {zone}; export them in UTC" if zone else "which number is the month cannot be told"
+            yield Skipped(str(path), None, f"{timeless:,} times left out: {why}", 0)
+
+
+def _zone(header: Iterable[str]) -> str | None:
+    """Whose times the portal wrote, where that is not UTC."""
+    zones = (_ZONE_OF_A_HEADER.search(name) for name in header if plain_name(name) == "timegenerated")
+    return next((zone[1] for zone in zones if zone and zone[1] != "UTC"), None)
 
 
 def _is_header(header: Iterable[str]) -> bool:
@@ -232,24 +257,27 @@ _LOCAL = re.compile(
 
 
 def _day_first(path: Path, header: list[str], comma: str) -> bool | None:
-    """Whether 1/9 is in September: from a time of the file that can be only one of the two; None where all can be
-    either."""
+    """Whether 1/9 is in September: from a time of the file that can be only one of the two, else from AM and PM, which
+    in capitals is American; None where all can be either."""
     column = next((number for number, name in enumerate(header) if plain_name(name) == "timegenerated"), None)
     if column is None:
         return None
+    month_first = False
     with opened(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="") as text:
         try:
             for row in csv.reader(text, delimiter=comma):
                 match = _LOCAL.fullmatch(row[column].strip()) if column < len(row) else None
-                if match and match[8]:
-                    return False
-                if match and (int(match[1]) > 12 or "." in row[column][:3]):
+                if match is None:
+                    continue
+                if int(match[1]) > 12 or "." in row[column][:3]:
                     return True
-                if match and int(match[2]) > 12:
+                if int(match[2]) > 12:
                     return False
+                if match[8] in ("AM", "PM"):
+                    month_first = True
         except csv.Error:
             return None
-    return None
+    return False if month_first else None
 
 
 def _avro(path: Path) -> Iterator[Record | Skipped]:
@@ -329,7 +357,7 @@ _PROPERTIES = {
     )
 }  # fmt: skip
 _TYPE_SUFFIX = re.compile(r"_[sdbgt]$")
-_ZONE_OF_A_HEADER = re.compile(r"\s*\[(UTC|.*)\]$")
+_ZONE_OF_A_HEADER = re.compile(r"\s*\[(.*)\]$")
 # What only rows of the API Management tables have.
 _ONLY_LLM = {"deploymentname", "completiontokens", "isstreamcompletion", "sequencenumber"}
 _ONLY_GATEWAY = {"backendtime", "backendurl", "responsecode", "clienttime", "apimsubscriptionid"}
@@ -341,7 +369,7 @@ def plain_name(name: str) -> str:
 
 def from_row(row: Mapping[str, Any], day_first: bool | None = None) -> Record:
     """A record of a storage account from a row of a table; one that is such a record already stays as it is."""
-    if "correlationId" in row or "category" in row:
+    if _is_export(row):
         return dict(row)
     record: Record = {}
     properties: Record = {}
@@ -351,6 +379,7 @@ def from_row(row: Mapping[str, Any], day_first: bool | None = None) -> Record:
             continue
         name = plain_name(column)
         names.add(name)
+        value = _whole(value) if column.endswith("_d") else value
         if name == "properties":
             record["properties"] = value
         elif name in _TOP:
@@ -358,7 +387,7 @@ def from_row(row: Mapping[str, Any], day_first: bool | None = None) -> Record:
         elif name in _PROPERTIES:
             properties[_PROPERTIES[name]] = value
         elif name.startswith("lasterror"):
-            properties.setdefault("lastError", {})[name.removeprefix("lasterror")] = value
+            properties.setdefault("lastError", {})[name.removeprefix("lasterror").lstrip("_")] = value
     if properties and "properties" not in record:
         record["properties"] = properties
     if record:
@@ -366,6 +395,11 @@ def from_row(row: Mapping[str, Any], day_first: bool | None = None) -> Record:
         if "time" in record:
             record["time"] = iso_time(str(record["time"]), day_first)
     return record
+
+
+def _whole(value: Any) -> Any:
+    """A number of AzureDiagnostics, which has only doubles."""
+    return re.sub(r"(?<=\d)\.0+$", "", str(value)) if isinstance(value, float | str) else value
 
 
 def _category(names: set[str]) -> str | None:

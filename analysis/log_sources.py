@@ -83,7 +83,7 @@ def _here(source: str, time: Callable[[], Span | None], into: Path) -> Path:
 
 def _fetch_blobs(url: str, into: Path, span: Span) -> None:
     with container(url) as client:
-        found = [blob for blob in client.list_blobs() if PurePosixPath(blob.name).suffix in SUFFIXES]
+        found = [blob for blob in client.list_blobs() if PurePosixPath(blob.name).suffix.lower() in SUFFIXES]
         if not found:
             raise LogsError(f"{shown_url(url)}: there are no logs in it (*{', *'.join(SUFFIXES)})")
         wanted = [blob for blob in found if _may_have(blob, span)]

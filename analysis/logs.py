@@ -15,7 +15,7 @@ Here.  `table` has one row a service and correlation id, with what its records s
 
 import re
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -39,6 +39,7 @@ from analysis.log_shapes import (
     records,
 )
 from probe.errors import SettingsError
+from probe.escaping import printable
 
 AZURE_OPENAI = "azure_openai"
 APIM = "apim"
@@ -47,19 +48,23 @@ _TICKS_BEFORE_1970 = 621_355_968_000_000_000
 _LARGEST_LINE = 64 * 1024 * 1024
 _SKIPPED_NAMED = 1000
 _SKIPPED_SHOWN = 5
+_CATEGORIES_SHOWN = 5
+_CATEGORY_LENGTH = 40
 
 _FIELDS = (
     "category time EnqueueTime correlationId resourceId durationMs resultSignature operationName location"
     " callerIpAddress properties"
 ).split()
 _MACROS = f"""
+-- What names no zone is of UTC, wherever this runs.
+SET TimeZone = 'UTC';
 -- DuckDB would round 1.5 and read 1e3.
 CREATE MACRO whole(x) AS CASE WHEN NOT contains(x, '.') AND NOT contains(lower(x), 'e') THEN TRY_CAST(x AS BIGINT) END;
 CREATE MACRO number(x) AS CASE WHEN abs(TRY_CAST(x AS DOUBLE)) < 9e18 THEN TRY_CAST(x AS DOUBLE) END;
 CREATE MACRO from_ticks(x) AS CASE WHEN whole(x) BETWEEN {_TICKS_BEFORE_1970} AND 700000000000000000
     THEN (whole(x) - {_TICKS_BEFORE_1970}) * 100 END;
 -- A second's seventh digit is one more than a TIMESTAMP has.
-CREATE MACRO from_iso(x) AS epoch_us(TRY_CAST(x AS TIMESTAMP)) * 1000
+CREATE MACRO from_iso(x) AS epoch_us(TRY_CAST(x AS TIMESTAMPTZ)) * 1000
     + CASE WHEN x[20] = '.' THEN coalesce(TRY_CAST(x[27] AS BIGINT) * 100, 0) ELSE 0 END;
 CREATE MACRO counts(x) AS TRY_CAST(x AS JSON)->>'$[*]';
 CREATE MACRO total_of_many(x) AS CASE
@@ -167,7 +172,7 @@ COLUMNS = {
 # Of a row whatever columns are asked for.
 ALWAYS = {
     "service": "`azure_openai` or `apim`",
-    "correlation_id": "of the service; Azure OpenAI's is the reply's `apim-request-id`",
+    "correlation_id": "of the service, in lower case; Azure OpenAI's is the reply's `apim-request-id`",
     "has_request": "whether RequestResponse, or GatewayLogs, has it",
     "has_usage": "whether AzureOpenAIRequestUsage, or GatewayLlmLog, has it",
     "copies": "records beyond the first of each category",
@@ -181,7 +186,8 @@ ALWAYS = {
 _COMPARED = (
     "status", "duration_ms", "prompt_tokens", "generated_tokens", "llm_prompt_tokens", "llm_completion_tokens",
 )  # fmt: skip
-_ID = "nullif(correlationId, '')"
+# Azure writes GUIDs as they come; some exports put them in capitals, or in braces.
+_ID = "nullif(lower(CASE WHEN correlationId[1] = '{' THEN correlationId[2:-2] ELSE correlationId END), '')"
 # Of each record, whatever columns are asked for.
 _OF_A_RECORD = {
     "category": "category",
@@ -228,15 +234,44 @@ class Logs(NamedTuple):
         return self.table[self.table["service"] == APIM]
 
 
+def aside(logs: Logs) -> dict[str, dict[str, int]]:
+    """Records that make no row of `table`, by category: those `without_id` that should have one, and those of
+    `other_categories`, such as Audit's."""
+    counts = logs.categories.set_index("category")
+    is_joined = counts.index.isin(_ANY)
+    nameless = counts.loc[is_joined & (counts["without_id"] > 0), "without_id"]
+    others = counts.loc[~is_joined, "records"]
+    return {
+        kind: {str(category): int(number) for category, number in found.items()}
+        for kind, found in (("without_id", nameless), ("other_categories", others))
+    }
+
+
 def left_out(logs: Logs) -> list[str]:
-    """What of the logs was not read, and why."""
+    """What of the logs was not read, or makes no row, and why."""
     lines = []
     for skipped in logs.skipped[:_SKIPPED_SHOWN]:
         where = skipped.file if skipped.line is None else f"{skipped.file}, line {skipped.line}"
-        lines.append(f"Skipped {where}: {skipped.why}.")
+        lines.append(f"{'Skipped ' if skipped.lines else ''}{where}: {skipped.why}.")
     if logs.skipped_lines > _SKIPPED_SHOWN:
         lines.append(f"{logs.skipped_lines:,} lines of the logs were skipped in all.")
-    return lines
+    return [*lines, *said_aside(**aside(logs))]
+
+
+def said_aside(without_id: Mapping[str, int], other_categories: Mapping[str, int]) -> list[str]:
+    """What `aside` found, as a sentence where there is any of it."""
+    nameless = f"{_listed(without_id)} without a correlation id" if without_id else ""
+    others = f"{_listed(other_categories)} of categories that are not joined" if other_categories else ""
+    said = "; ".join(filter(None, (nameless, others)))
+    return [f"Records of no call: {said}."] if said else []
+
+
+def _listed(records: Mapping[str, int]) -> str:
+    """By category, the most first."""
+    most = sorted(records.items(), key=lambda one: -one[1])
+    named = [f"{number:,} of {printable(category[:_CATEGORY_LENGTH])}" for category, number in most[:_CATEGORIES_SHOWN]]
+    rest = sum(number for _, number in most[_CATEGORIES_SHOWN:])
+    return ", ".join([*named, *([f"{rest:,} of others"] if rest else [])])
 
 
 def lacking(logs: Logs) -> dict[str, int]:
@@ -289,7 +324,7 @@ def _files(sources: Iterable[Path]) -> list[Path]:
     found: set[Path] = set()
     for source in sources:
         if source.is_dir():
-            found |= {path for path in source.rglob("*") if path.suffix in SUFFIXES and path.is_file()}
+            found |= {path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()}
         elif source.is_file():
             found.add(source)
         else:
@@ -387,7 +422,8 @@ def _with_properties(source: str, expressions: Iterable[str]) -> str:
     schema = ", ".join(f'"{name}":"VARCHAR"' for name in sorted(used))
     return (
         f"(SELECT * EXCLUDE (category, properties), TRY(from_json(properties, '{{{schema}}}')) AS p,"
-        f" CASE category WHEN '{GATEWAY_LLM}s' THEN '{GATEWAY_LLM}' ELSE category END AS category FROM {source})"
+        f" CASE category WHEN '{GATEWAY_LLM}s' THEN '{GATEWAY_LLM}' WHEN '' THEN NULL ELSE category END AS category"
+        f" FROM {source})"
     )
 
 
@@ -436,7 +472,7 @@ def _name_torn(path: Path, torn: int, found: _Found) -> None:
         for number, line in enumerate(file, 1):
             if named == torn or len(found.skipped) >= _SKIPPED_NAMED:
                 break
-            if line.strip() and (why := _why_torn(line.removeprefix(BYTE_ORDER_MARK))):
+            if line.strip() and (why := _why_torn(line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line)):
                 found.skip(Skipped(str(path), number, why))
                 named += 1
     if named < torn:
@@ -450,4 +486,4 @@ def _why_torn(line: bytes) -> str | None:
         return "torn, or no JSON"
     if not isinstance(record, dict):
         return "no JSON object"
-    return NO_RECORD if record.get("category") is None else None
+    return NO_RECORD if record.get("category") in (None, "") else None

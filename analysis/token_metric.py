@@ -119,8 +119,8 @@ def _point(row: Mapping[str, Any]) -> Point | None:
     try:
         tokens = float(next(row[name] for name in ("valuesum", "sum", "value") if row.get(name) not in (None, "")))
         written = str(next(row[name] for name in ("timestamp", "timegenerated", "time") if row.get(name)))
-        # Where morning and afternoon are written out the month comes first.
-        at = datetime.fromisoformat(iso_time(written, False if written[-1:] in "Mm" else None) or "")
+        # Where AM and PM are in capitals the month comes first.
+        at = datetime.fromisoformat(iso_time(written, False if written.endswith("M") else None) or "")
     except (StopIteration, ValueError, TypeError):
         return None
     told = row.get("customdimensions") or row.get("properties") or {}

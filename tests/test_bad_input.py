@@ -135,6 +135,19 @@ FILES = {
     "torn at the end": ("PT1H.json", f"{RECORD}\n{RECORD[:40]}", 1, "line 2: torn, or no JSON"),
     "of something else": ("east.json", '{"level": "info"}\n', 0, f"line 1: {NO_CATEGORY}"),
     "a row of nothing": ("rows.csv", "TimeGenerated,Category,CorrelationId\n,,\n", 0, f"line 2: {NO_CATEGORY}"),
+    "an id in capitals": ("PT1H.json", RECORD.replace("id-0.0", "ID-0.0"), 1, ""),
+    "without an id": (
+        "PT1H.json",
+        RECORD + "\n" + RECORD.replace("id-0.0", ""),
+        1,
+        "Records of no call: 1 of RequestResponse without a correlation id.",
+    ),
+    "of a category that nothing reads": (
+        "PT1H.json",
+        RECORD + "\n" + RECORD.replace("RequestResponse", "Trace"),
+        1,
+        "Records of no call: 1 of Trace of categories that are not joined.",
+    ),
     "of another resource": ("PT1H.json", RECORD.replace("id-0.0", "other"), 0, "another resource's (EAST)"),
     "of another time": ("PT1H.json", json.dumps(logged("other-", days=30)[0]), 0, "The logs are of another time: 2025"),
 }
@@ -151,6 +164,30 @@ def test_one_file_is_read_as_far_as_it_is_sound_and_the_rest_is_said(command: st
     (covered,) = [line for line in found.output.splitlines() if line.startswith("Logs: ")]
     assert covered.startswith(f"Logs: {matched} calls matched, {6 - matched} only here")
     assert len([line for line in found.output.splitlines() if says in line]) == 1 or not says
+
+
+@pytest.mark.parametrize("command", HOLDING_LOGS)
+def test_a_script_is_told_of_records_that_make_no_row(command: str, tmp_path: Path) -> None:
+    given = sound(tmp_path)
+    records = [log("RequestResponse", ""), log("Trace", "id-0.0")]
+    found = done(command, given._replace(logs=folder_of(tmp_path / "more", records)), tmp_path, "-o", "json")
+    told = json.loads(found.stdout)["coverage"]["records_aside"]
+    assert told == {"without_id": {"RequestResponse": 1}, "other_categories": {"Trace": 1}}
+
+
+def test_a_report_says_that_records_have_no_id(tmp_path: Path) -> None:
+    given = sound(tmp_path)
+    logs = folder_of(tmp_path / "more", [*logged(), log("RequestResponse", ""), log("Audit", "")])
+    said = caveats(analyse(given.run, [logs]))
+    assert "Records of no call: 1 of RequestResponse without a correlation id." in said
+
+
+def test_a_report_says_that_times_were_left_out(tmp_path: Path) -> None:
+    given = sound(tmp_path)
+    file = tmp_path / "rows.csv"
+    file.write_text("TimeGenerated,Category,CorrelationId\n1/9/2026 12:00:00,RequestResponse,id-0.0\n")
+    said = caveats(analyse(given.run, [file]))
+    assert f"Of the logs: {file}: 1 times left out: which number is the month cannot be told." in said
 
 
 @pytest.mark.parametrize("make", [empty, refusals_only])

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.log_shapes import from_row, iso_time
-from analysis.logs import COLUMNS, Logs, LogsError, lacking, read_logs
+from analysis.log_shapes import NO_RECORD, from_row, iso_time
+from analysis.logs import COLUMNS, Logs, LogsError, aside, lacking, left_out, read_logs
 
 TICKS = 638515262815394150
 ACCOUNT = "/SUBSCRIPTIONS/S/RESOURCEGROUPS/G/PROVIDERS/MICROSOFT.COGNITIVESERVICES/ACCOUNTS/CONTOSO"
@@ -198,6 +198,24 @@ def as_event_hub_batches(path: Path) -> None:
         path.with_suffix(f".{number}.json").write_text(json.dumps({"records": RECORDS[number::2]}))
 
 
+def as_batch_over_lines(path: Path) -> None:
+    path.with_suffix(".json").write_text('{"records": [\n' + ",\n".join(map(json.dumps, RECORDS)) + "\n]}\n")
+
+
+def as_batch_that_a_storage_account_has(path: Path) -> None:
+    as_batch_over_lines(path.with_name("PT1H"))
+
+
+def as_powershell_writes_it(path: Path) -> None:
+    path.with_suffix(".json").write_bytes(("\ufeff" + json.dumps(RECORDS)).encode("utf-16-le"))
+
+
+def as_ids_of_another_form(path: Path) -> None:
+    forms = ("{{{}}}".format, str.upper, str.lower)
+    changed = [{**one, "correlationId": forms[n % 3](one["correlationId"])} for n, one in enumerate(RECORDS)]
+    jsonl(path.with_suffix(".JSON"), changed)
+
+
 def as_batches_a_line(path: Path) -> None:
     path.with_suffix(".json").write_text("".join(json.dumps({"records": [one]}) + "\n" for one in RECORDS))
 
@@ -235,8 +253,9 @@ def as_properties_of_the_other_kind(path: Path) -> None:
 @pytest.mark.parametrize(
     "write",
     [
-        as_document, as_event_hub_batches, as_batches_a_line, as_capture, as_gzip, as_marked_lines,
-        as_properties_of_the_other_kind,
+        as_document, as_event_hub_batches, as_batches_a_line, as_batch_over_lines, as_batch_that_a_storage_account_has,
+        as_capture, as_gzip, as_marked_lines, as_properties_of_the_other_kind, as_powershell_writes_it,
+        as_ids_of_another_form,
     ],
 )  # fmt: skip
 def test_the_shape_makes_no_difference(tmp_path: Path, expected: pd.DataFrame, write: Any) -> None:
@@ -271,6 +290,12 @@ def as_cli_list(path: Path, rows: list[Record]) -> None:
     path.with_suffix(".json").write_text(json.dumps(rows, indent=2))
 
 
+def as_exported_lines(path: Path, rows: list[Record]) -> None:
+    """As a workspace's continuous export writes them, in a storage account's folders too."""
+    jsonl(path.with_name("PT1H.json"), rows[:1])
+    jsonl(path.with_name("PT05M.json"), rows[1:])
+
+
 def as_portal_csv(path: Path, rows: list[Record], time: str = "%m/%d/%Y, %I:%M:%S.000 %p", comma: str = ",") -> None:
     text = io.StringIO()
     names = {name: "TimeGenerated [UTC]" if name == "TimeGenerated" else name for name in rows[0]}
@@ -282,7 +307,7 @@ def as_portal_csv(path: Path, rows: list[Record], time: str = "%m/%d/%Y, %I:%M:%
     path.with_suffix(".csv").write_text("\ufeff" + text.getvalue(), encoding="utf-8")
 
 
-@pytest.mark.parametrize("write", [as_query_result, as_cli_list, as_portal_csv])
+@pytest.mark.parametrize("write", [as_query_result, as_cli_list, as_portal_csv, as_exported_lines])
 def test_a_workspaces_rows_say_the_same(tmp_path: Path, expected: pd.DataFrame, write: Any) -> None:
     records = RECORDS[:3]
     (tmp_path / "shape").mkdir()
@@ -311,6 +336,29 @@ def test_rows_of_the_gateways_tables_are_told_by_their_columns(tmp_path: Path) -
     assert (one["llm_completion_tokens"], one["response_id"], one["error_reason"]) == (34, "chatcmpl-1", "Timeout")
 
 
+def test_whole_numbers_of_a_table_of_doubles_are_whole(tmp_path: Path) -> None:
+    gateway_row = {
+        "TimeGenerated": "2024-05-17T13:18:01Z", "Category": "GatewayLogs", "CorrelationId": "gate-1",
+        "responseCode_d": 200.0, "backendResponseCode_d": "503.0", "backendTime_d": 1030.5, "requestSize_d": 12.0,
+        "lastError_reason_s": "Timeout",
+    }  # fmt: skip
+    (tmp_path / "rows.json").write_text(json.dumps([gateway_row]))
+    one = row(read_logs([tmp_path]), "gate-1")
+    assert (one["status"], one["backend_status"], one["backend_ms"], one["request_bytes"]) == (200, 503, 1030.5, 12)
+    assert one["error_reason"] == "Timeout"
+
+
+@pytest.mark.parametrize(
+    "time", ["2024-05-17T15:18:25.4350001+02:00", "2024-05-17T13:18:25.4350001", "2024-05-17T13:18:25.4350001Z"]
+)
+def test_a_time_is_of_utc_or_of_the_zone_that_it_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, time: str
+) -> None:
+    monkeypatch.setenv("TZ", "America/New_York")
+    (logged,) = read_logs([jsonl(tmp_path / "logs.json", [request(1, time=time)])]).table["logged_ns"]
+    assert logged == int(datetime(2024, 5, 17, 13, 18, 25, tzinfo=UTC).timestamp()) * 10**9 + 435_000_100
+
+
 @pytest.mark.parametrize(
     ("text", "day_first", "iso"),
     [
@@ -337,12 +385,37 @@ def test_which_number_is_the_month_is_told_by_the_file_itself(tmp_path: Path, ti
     assert datetime.fromtimestamp(logged / 1e9, UTC) == datetime(2024, 5, day, 13, 18, 25, tzinfo=UTC)
 
 
+@pytest.mark.parametrize(("half", "month"), [("AM", 5), ("am", None), ("a.m.", None)])
+def test_am_and_pm_say_that_the_month_comes_first_only_as_americans_write_them(
+    tmp_path: Path, half: str, month: int | None
+) -> None:
+    as_portal_csv(tmp_path / "logs", [diagnostics_row(request(1))], f"5/7/2024, 1:18:25 {half}")
+    (logged,) = read_logs([tmp_path]).table["logged_ns"]
+    assert (None if pd.isna(logged) else datetime.fromtimestamp(logged / 1e9, UTC).month) == month
+
+
+def test_australian_times_are_told_by_a_day_that_is_no_month(tmp_path: Path) -> None:
+    rows = [diagnostics_row(request(n, time=f"2024-05-{day}T13:18:25Z")) for n, day in enumerate(("07", "17"))]
+    as_portal_csv(tmp_path / "logs", rows, "%d/%m/%Y, %I:%M:%S %p")
+    found = read_logs([tmp_path]).table["logged_ns"].sort_values()
+    assert [datetime.fromtimestamp(one / 1e9, UTC).day for one in found] == [7, 17]
+
+
+def test_times_of_another_zone_are_left_out_and_said_so(tmp_path: Path) -> None:
+    as_portal_csv(tmp_path / "logs", [diagnostics_row(request(1))])
+    file = tmp_path / "logs.csv"
+    file.write_text(file.read_text().replace("[UTC]", "[Local Time]"))
+    logs = read_logs([tmp_path])
+    assert logs.table["logged_ns"].isna().all()
+    assert [one.why for one in logs.skipped] == ["1 times left out: they are of Local Time; export them in UTC"]
+
+
 def test_a_time_that_could_be_either_day_is_left_out_and_said_so(tmp_path: Path) -> None:
     early = diagnostics_row(request(1, time="2024-05-07T13:18:25Z"))
     as_portal_csv(tmp_path / "logs", [early], "%d/%m/%Y, %H:%M:%S")
     logs = read_logs([tmp_path])
     assert logs.table["logged_ns"].isna().all() and row(logs, "call-1")["began_ns"] is not None
-    assert [one.why for one in logs.skipped] == ["1 times left out: which number is the month cannot be told"]
+    assert left_out(logs) == [f"{tmp_path / 'logs.csv'}: 1 times left out: which number is the month cannot be told."]
 
 
 @pytest.mark.parametrize(
@@ -401,8 +474,10 @@ def test_what_was_not_read_is_named_with_its_place_and_why(tmp_path: Path) -> No
     (tmp_path / "broken.json.gz").write_bytes(gzip.compress(jsonl(tmp_path / "x.txt").read_bytes() * 50)[:-20])
     (tmp_path / "broken.avro").write_bytes(b"Obj\x01 and no more")
     (tmp_path / "empty.json").write_text("")
+    (tmp_path / "joined.json").write_text(json.dumps(request(4)) + "\n\ufeff" + json.dumps(request(5)) + "\n")
+    (tmp_path / "cut.json").write_text('{"records": [\n{"a": 1},\n' + json.dumps({"records": [request(6)]}) + "\n")
     logs = read_logs([tmp_path])
-    assert set(logs.table["correlation_id"]) >= {"call-1", "call-2"}
+    assert set(logs.table["correlation_id"]) >= {"call-1", "call-2", "call-4", "call-6"}
     said = {(Path(one.file).name, one.line): one.why for one in logs.skipped}
     assert said["PT1H.json", 2] == "torn, or no JSON"
     assert said["PT1H.json", 4] == "no JSON object"
@@ -412,7 +487,25 @@ def test_what_was_not_read_is_named_with_its_place_and_why(tmp_path: Path) -> No
     assert said["broken.avro", None].startswith("the Avro is")
     assert said["picture.json", None].startswith("no log of Azure")
     assert said["rows.csv", 2] == said["nameless.json", 1] == said["PT1H.json", 5]
-    assert len(said) == logs.skipped_lines == 9
+    assert said["joined.json", 2] == "torn, or no JSON"
+    assert said["cut.json", 1] == said["cut.json", 2] == "torn, or no JSON object"
+    assert len(said) == logs.skipped_lines == 12
+
+
+def test_records_that_make_no_row_are_counted_and_said(tmp_path: Path) -> None:
+    nameless = [request(1, correlationId=""), request(2, correlationId=None), {**usage(1), "correlationId": "{}"}]
+    others = [request(3, category="Trace"), request(4, category="\x1b[31m"), request(5, category="")]
+    logs = read_logs([jsonl(tmp_path / "logs.json", [*nameless, *others, request(6)])])
+    assert list(logs.table["correlation_id"]) == ["call-6"]
+    assert aside(logs) == {
+        "without_id": {"RequestResponse": 2, "AzureOpenAIRequestUsage": 1},
+        "other_categories": {"Trace": 1, "\x1b[31m": 1},
+    }
+    assert left_out(logs) == [
+        f"Skipped {tmp_path / 'logs.json'}, line 6: {NO_RECORD}.",
+        "Records of no call: 2 of RequestResponse, 1 of AzureOpenAIRequestUsage without a correlation id;"
+        " 1 of \\x1b[31m, 1 of Trace of categories that are not joined.",
+    ]
 
 
 def test_a_file_that_unpacks_to_a_thousand_times_its_size_is_no_log(tmp_path: Path) -> None:

@@ -111,10 +111,11 @@ def test_sums_are_held_against_usage_in_all_and_by_dimension(write: Any, tmp_pat
 def test_what_of_the_metric_is_of_another_time_or_has_none_is_no_part_of_it(tmp_path: Path) -> None:
     late = rows(timestamp=(MINUTE + timedelta(hours=1)).isoformat())
     path = tmp_path / "metric.json"
-    path.write_text(json.dumps([*late, *rows(timestamp="once"), *rows(valueSum=None, value="many")]))
+    either = rows(timestamp=f"{MINUTE:%d/%m/%Y, %I:%M:%S pm}")
+    path.write_text(json.dumps([*late, *either, *rows(timestamp="once"), *rows(valueSum=None, value="many")]))
     done = tokens(tmp_path, path)
     assert "No row of the gateway's token metric is of the time of calls through a gateway." in done.output
-    assert "6 rows of the metric were left out" in done.output
+    assert "9 rows of the metric were left out" in done.output
 
 
 @pytest.mark.parametrize("text", ["", "a,b\n1,2\n", '{"records": []}', '[{"name": "Requests", "valueSum": 1}]', "\0"])
