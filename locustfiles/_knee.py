@@ -117,6 +117,16 @@ class Settings(NamedTuple):
     def waits_for_answers(self) -> bool:
         return any(one.statistic is not None for one in self.objectives)
 
+    def to_offer(self, rate: float) -> tuple[float, str]:
+        """How long a rate is offered while it rises, and why so long."""
+        if rate >= self.max_rate:
+            # A bucket that takes half of the highest rate is full after a window of it.
+            return 2 * self.window, "two of --window: no rate is higher"
+        fewest = min(_FEWEST_CALLS / rate, self.window)
+        if fewest <= self.step:
+            return self.step, "--step-seconds"
+        return fewest, f"for {_FEWEST_CALLS} calls" if fewest < self.window else "--window"
+
 
 def with_refusals(objectives: tuple[Objective, ...]) -> tuple[Objective, ...]:
     """A knee is looked for in refusals whatever else is asked for."""
@@ -223,10 +233,7 @@ class Search:
     def _raise(self) -> Moves:
         rate = min(self.settings.first_rate, self.settings.max_rate)
         while True:
-            # A bucket that takes half of the highest rate is full after a window of it.
-            seconds = max(self.settings.step, min(_FEWEST_CALLS / rate, self.settings.window))
-            if rate >= self.settings.max_rate:
-                seconds = 2 * self.settings.window
+            seconds, _ = self.settings.to_offer(rate)
             step = yield from self._offer("raise", rate, seconds, is_of_search=True)
             if step.held is False:
                 self.broke_by = step.broke_by

@@ -27,6 +27,7 @@ from locustfiles._scenario import Ending, Findings
 from locustfiles._steps import Stepped, stated_rate
 from locustfiles._user import AzureOpenAIUser
 from locustfiles._verdict import Verdict, again, another
+from locustfiles._words import amount
 from probe.record import ObservedCall
 from probe.target import Target
 
@@ -43,9 +44,11 @@ class Knee(Search):
         self._told = 0
 
     def news(self) -> Iterator[str]:
-        for step in self.steps[self._told :]:
-            yield f"  {said(step)}"
-        self._told = len(self.steps)
+        # At a low rate it takes a minute until there is a step to tell of.
+        lines = [begins(self.settings), *map(said, self.steps)]
+        for line in lines[self._told :]:
+            yield f"  {line}"
+        self._told = len(lines)
 
     def about(self) -> dict[str, Any]:
         return {"target": self._target.name, "deployment": self._target.deployment, **super().about()}
@@ -55,6 +58,15 @@ def first_rate(check: ObservedCall | None, tokens: float) -> float:
     """An eighth of what the target says that it allows, so that the rise is short; else one a second."""
     allowed = None if check is None else stated_rate(check, tokens)
     return 1.0 if allowed is None else max(0.05, allowed / 8)
+
+
+def begins(settings: Settings) -> str:
+    """What is offered first, for how long and why."""
+    rate = min(settings.first_rate, settings.max_rate)
+    seconds, why = settings.to_offer(rate)
+    calls = max(1, round(rate * seconds))
+    some = f"about {calls:,} call{'' if calls == 1 else 's'} at {amount(rate)} a second"
+    return f"first window: {some}, {amount(seconds)} s ({why}); twice as fast while it holds"
 
 
 def said(step: Step) -> str:

@@ -144,6 +144,19 @@ def test_a_generator_that_cannot_keep_up_is_no_knee(late: float) -> None:
     assert search.limited_by == "generator" and search.broke_by is None
 
 
+@pytest.mark.parametrize(
+    ("rate", "offered"),
+    [
+        (12.0, (8.0, "--step-seconds")),
+        (0.1, (pytest.approx(30.0), "for 3 calls")),
+        (0.01, (60.0, "--window")),
+        (50.0, (120.0, "two of --window: no rate is higher")),
+    ],
+)
+def test_how_long_the_first_rate_takes_is_known_with_its_reason(rate: float, offered: tuple[float, str]) -> None:
+    assert Settings(with_refusals(()), rate, 50.0, INPUT, OUTPUT).to_offer(rate) == offered
+
+
 def test_what_was_found_before_an_end_that_was_not_its_own_can_be_told() -> None:
     search = Search(Settings(with_refusals(()), 4.0, 50.0, INPUT, OUTPUT), 0.0)
     assert search.rate(0.0) == 4.0
@@ -312,6 +325,7 @@ def test_a_knee_that_is_stopped_says_what_it_has_found_so_far(short: Simulated, 
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=30)
     assert process.returncode == 130
+    assert "first window: about 150 calls at 5 a second, 30 s (--step-seconds);" in said
     assert "no rate was found that held" in said
     assert json.loads((only_run(tmp_path / "results") / "run.json").read_text())["ended"]["knee"][0]["steps"] == []
 
