@@ -6,7 +6,7 @@ import secrets
 import socket
 import sys
 from argparse import SUPPRESS, Action, ArgumentParser
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -14,7 +14,7 @@ import msgspec
 
 from analysis.destinations import KINDS
 from locustfiles._slo import Objective, read_objectives
-from probe.hosts import NO_KEY, is_loopback
+from probe.hosts import NO_KEY
 from probe.prompts import CONVERSATION, TrafficClass, read_mix, streaming
 from probe.spending import Caps
 from probe.target import SettingsError, Target, configured
@@ -273,28 +273,6 @@ def _add_trust_options(parser: "LocustArgumentParser") -> None:
 class _Refused(Action):
     def __call__(self, parser: ArgumentParser, *_: Any) -> NoReturn:
         parser.exit(2, f"headroom: {NO_KEY}\n")
-
-
-def check_listening(parsed: Any) -> Iterator[str]:
-    """A line for each door that is open to the network."""
-    doors = {} if parsed.headless else {"the web UI, which asks nobody who they are,": parsed.web_host}
-    if parsed.master or parsed.processes:
-        doors["the master, which takes orders from anybody who connects,"] = parsed.master_bind_host
-    for door, host in doors.items():
-        if not is_loopback(host or "*"):
-            yield f"{door} listens on {host or '*'} and not on this machine alone"
-
-
-def check_port(parsed: Any) -> None:
-    """Before the web UI takes it. Raises `SettingsError`."""
-    host = parsed.web_host or ""
-    try:
-        socket.create_server((host, parsed.web_port)).close()
-    except OSError as error:
-        where, why = f"port {parsed.web_port} of {host or 'this machine'}", os.strerror(error.errno or 0)
-        raise SettingsError(
-            f"the web UI cannot listen on {where}: {why}; --web-port takes another, --headless none"
-        ) from None
 
 
 def choose(found: Mapping[str, Target], names: tuple[str, ...]) -> list[Target]:

@@ -18,6 +18,7 @@ from locust.runners import STATE_CLEANUP, STATE_STOPPED, WorkerRunner
 
 from locustfiles._course import course
 from locustfiles._endings import leave_with_parent
+from locustfiles._listening import refuse_a_port_that_no_master_gets
 from locustfiles._load import Load
 from locustfiles._options import add_options
 from locustfiles._preflight import RefusedError
@@ -153,6 +154,7 @@ def listen(scenario: Scenario) -> None:
     """Makes `session` follow Locust's events. Called once by each scenario file."""
     session.scenario = scenario
     leave_with_parent()
+    refuse_a_port_that_no_master_gets()
     events.init_command_line_parser.add_listener(add_options)
     events.init.add_listener(lambda environment, **_: session.open(environment))
     events.test_start.add_listener(lambda **_: session.begin())

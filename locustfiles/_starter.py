@@ -22,8 +22,8 @@ from locustfiles._conclusion import conclude
 from locustfiles._course import course
 from locustfiles._endings import leave_by_itself
 from locustfiles._gathered import Gathered
+from locustfiles._listening import check_listening, check_port
 from locustfiles._load import Load
-from locustfiles._options import check_listening, check_port
 from locustfiles._preflight import Preflight, RefusedError
 from locustfiles._scenario import Scenario
 from locustfiles._send import Senders

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -313,6 +314,21 @@ def test_a_worker_that_dies_before_there_is_a_run_ends_the_command(
     _, said = process.communicate(timeout=60)
     assert process.returncode == 70 and "ended before the run could begin" in said, said
     assert list(tmp_path.iterdir()) == [] and "Traceback" not in said
+
+
+@pytest.mark.parametrize("asked", [("--master",), WORKERS], ids=["alone", "with its workers"])
+def test_a_masters_port_that_is_taken_is_said_in_one_line_and_its_workers_go(
+    tmp_path: Path, server: WireServer, asked: tuple[str, ...], start: Start
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        options = (*asked, "--master-bind-port", port, "--master-port", port)
+        process = start(*HEADLESS, *options, settings=results_in(tmp_path, server.url))
+        # Until all are gone: they hold the other end.
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 2, said
+    assert said.count("\n") == 1 and f"port {port} of 127.0.0.1: Address already in use; --master-bind-port" in said
+    assert list(tmp_path.iterdir()) == [] and not server.requests
 
 
 def test_a_worker_whose_part_of_a_cap_is_spent_begins_no_other(tmp_path: Path, start: Start) -> None:

@@ -49,7 +49,7 @@ ROWS = (
     "analysis/summary.py analysis/told.py",
     "probe/capture.py probe/story.py probe/look.py probe/posture.py locustfiles/_plan.py locustfiles/_endings.py",
     "locustfiles/_scenario.py locustfiles/_told.py locustfiles/_terminal.py",
-    "locustfiles/_compared.py locustfiles/_capacity.py locustfiles/_soak.py",
+    "locustfiles/_compared.py locustfiles/_capacity.py locustfiles/_soak.py locustfiles/_listening.py",
     "probe/access.py probe/opening.py probe/side_by_side.py probe/watch.py locustfiles/_load.py",
     "probe/interactive.py probe/hidden.py probe/correlate.py probe/doctor.py locustfiles/_preflight.py"
     " locustfiles/_send.py locustfiles/_course.py",
