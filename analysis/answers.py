@@ -106,8 +106,8 @@ def _of_times(findings: Findings, objective: str) -> Estimate | None:
     column = {"ttft": "time_to_first_token", "duration": "duration"}.get(metric.strip())
     if column is None or not digits.replace(".", "").isdigit():
         return None
-    shown = calls if metric.strip() == "ttft" else calls[calls["group"] == "answered"]
-    return quantile_estimate(shown[column], float(digits) / 100)
+    shown = calls[column] if metric.strip() == "ttft" else calls.loc[calls["group"] == "answered", column]
+    return quantile_estimate(shown, float(digits) / 100)
 
 
 def _first_tokens(findings: Findings) -> Iterator[str]:

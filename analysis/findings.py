@@ -104,7 +104,7 @@ def analyse(folder: Path, log_folders: list[Path]) -> Findings:
     calls = with_cause(calls)
     run = run._replace(calls=calls)
     logs = read_logs(log_folders, LOG_COLUMNS)
-    countable = calls[calls["response_model"].notna()]
+    countable = calls.loc[calls["response_model"].notna(), ["prompt_id", "response_model"]]
     estimated = estimates(countable.sample(min(len(countable), MOST), random_state=0))
     view = application.read_view(run.folder)
     # The checks before the load are in the logs too, and so is what came through the SDK.
@@ -158,7 +158,7 @@ def _size(run: Run, deployment: str) -> Sized:
     at = rates(model.name)
     part = loads.busiest(load.calls)
     notes = list(load.notes)
-    if _is_provisioned(run.calls[run.calls["request_model"] == deployment]):
+    if _is_provisioned(run.calls, deployment):
         capacity = at_the_knee(run, model, deployment)
         notes = [*([] if capacity is None else [knee_said(capacity, model, None)]), *notes]
     if len(part) < len(load.calls):
@@ -168,8 +168,9 @@ def _size(run: Run, deployment: str) -> Sized:
     return Sized(deployment, None, model, sizing, money(sizing.average, sizing.ptu, model, at), tuple(notes))
 
 
-def _is_provisioned(calls: pd.DataFrame) -> bool:
-    return bool((calls["throttle_kind"] == "ptu").any() or calls["azure-openai-deployment-utilization"].notna().any())
+def _is_provisioned(calls: pd.DataFrame, deployment: str) -> bool:
+    shows = (calls["throttle_kind"] == "ptu").fillna(False) | calls["azure-openai-deployment-utilization"].notna()
+    return bool((shows & (calls["request_model"] == deployment)).any())
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ _MANY_ROWS = 2000
 _BLOCK = 64 * 1024
 # `read_json` takes twice the longest line that it is told of, for each thread.
 _USUAL_LINE = 8 * 2**20
-_MEMORY = 768 * 2**20
+_MEMORY = 576 * 2**20
 
 
 def keep_small(database: duckdb.DuckDBPyConnection, folder: Path, largest: int) -> None:

@@ -164,7 +164,7 @@ def _why_nothing_was_kept(calls: pd.DataFrame) -> str:
 
 def _of_first_tokens(findings: Findings) -> Iterator[Panel]:
     calls = findings.run.calls
-    answered = calls[calls["group"] == "answered"]
+    answered = calls.loc[calls["group"] == "answered", ["target", "traffic", "time_to_first_token"]]
     nothing = no_claim(findings) or (
         "No stream was answered, so there is no first token." if len(calls) else "No calls."
     )
@@ -254,7 +254,7 @@ from 'calls.parquet' where{ANSWERED} group by all order by all"""
 
 def _of_whole_calls(findings: Findings) -> Iterator[Panel]:
     calls = findings.run.calls
-    answered = calls[calls["group"] == "answered"]
+    answered = calls.loc[calls["group"] == "answered", ["target", "request_stream", "duration"]]
     answered = answered.assign(kind=answered["request_stream"].map({True: "stream", False: "whole"}))
     title = "Whole call by target, streams and others apart"
     table = series.distribution(answered, "duration", ["target", "kind"])

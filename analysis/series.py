@@ -180,7 +180,8 @@ def gaps(calls: pd.DataFrame) -> pd.DataFrame:
     """way, n, buffered, p5, p50, p95, gap, share: how large a share of the gaps between events with text were about so
     many seconds, of the `n` answered streams that were looked at, and the share of all streams whose events came all at
     once. Where events came in one read a gap is 0, and shown as the shortest."""
-    streams = calls[(calls["group"] == "answered") & calls["request_stream"].astype("boolean").fillna(False)]
+    is_stream = (calls["group"] == "answered") & calls["request_stream"].astype("boolean").fillna(False)
+    streams = calls.loc[is_stream, ["gateway", "buffered", "event_times"]]
     found = []
     for way, part in streams.groupby("gateway", sort=False):
         times = [np.diff(np.asarray(one, dtype="float64")) / 1e6 for one in part["event_times"] if _several(one)]

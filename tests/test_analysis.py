@@ -323,6 +323,13 @@ def test_lateness_is_counted_from_when_a_call_was_due(tmp_path: Path) -> None:
     assert not any("queueing" in caveat for caveat in found["caveats"])
 
 
+def test_a_header_is_read_by_its_name_in_any_case_and_not_by_one_of_the_same_length(tmp_path: Path) -> None:
+    sent = (("x-ms-skipped", "other"), ("X-Ms-Spilled", "a"), ("x-short", "b"), ("X-MS-SPILLED", "c"))
+    table = read_run(write_run(tmp_path, [call(0.0, headers=sent), call(1.0, headers=())]), ["x-ms-spilled"]).calls
+    assert table["x-ms-spilled"].tolist()[0] == "c" and table["x-ms-spilled"].isna().tolist() == [False, True]
+    assert table["region"].isna().all()
+
+
 def test_regions_are_those_of_the_last_header_sent_and_small_cells_are_marked(tmp_path: Path) -> None:
     west = (("x-ms-region", "East US 2"), ("X-MS-Region", "West US"))
     calls = [call(n) for n in range(30)] + [call(30, headers=west), call(31, headers=())]

@@ -524,6 +524,7 @@ def test_the_audit_is_beside_the_calls_as_it_has_no_correlation_id(tmp_path: Pat
     }  # fmt: skip
     logs = read_logs([jsonl(tmp_path / "logs.json", [audit, request(1)])])
     assert logs.audit[["operation", "account", "object_id"]].to_numpy().tolist() == [["ListKey", "CONTOSO", "someone"]]
+    assert list(logs.audit["logged_ns"]) == [1_713_333_810 * 10**9]
     by_category = logs.categories.set_index("category")
     assert by_category.loc["Audit", "without_id"] == 1 and len(logs.table) == 1
 
