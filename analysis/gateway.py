@@ -25,6 +25,7 @@ from analysis.lost import Lost
 from analysis.output import Result, Table
 from analysis.regions import FEW, calls_sent, pairs, success, verdict
 from analysis.stats import quantile, quantile_difference, quantile_estimate, share_difference
+from analysis.words import count
 
 LOG_COLUMNS = (*LOST_COLUMNS, "backend_request_id", "backend_status", "backend_ms", "backend_url", "response_id")
 # Where gateways put their own id into a reply; the policy's author may have named another.
@@ -385,7 +386,8 @@ def _said_added(added: pd.DataFrame) -> list[str]:
 def _said_mark(row: dict[Any, Any]) -> str:
     ends = f"{row['added_low'] * 1000:+,.1f} to {row['added_high'] * 1000:+,.1f}"
     of = f"{row['n']:,} {'pairs' if row['paired'] else 'calls each, not paired'}"
-    return f"{row['mark']} {row['verdict']}, {row['added'] * 1000:+,.1f} ms (95 %: {ends}; {of})"
+    told = row["verdict"] if row["n"] >= FEW else "not told by so few"
+    return f"{row['mark']} {told}, {row['added'] * 1000:+,.1f} ms (95 %: {ends}; {of})"
 
 
 def _said_lost(totals: dict[str, Any], lost: Lost) -> str:
@@ -398,6 +400,6 @@ def _said_lost(totals: dict[str, Any], lost: Lost) -> str:
     ]
     left_out = "; ".join(gap for gap in gaps if gap)
     return (
-        f"Paid and lost: {totals['calls']:,} calls, {totals['prompt_tokens']:,} prompt and"
+        f"Paid and lost: {count(totals['calls'], 'call')}, {totals['prompt_tokens']:,} prompt and"
         f" {totals['generated_tokens']:,} generated tokens{cost}{f' (left out: {left_out})' if left_out else ''}."
     )

@@ -167,10 +167,12 @@ def overlap(joined: Joined, logs: Logs) -> str | None:
     """Why nothing could be joined, as far as it can be told; None where something was. Of logs with the columns
     account, began_ns and logged_ns."""
     coverage, requests = joined.coverage, logs.requests
-    if coverage.matched or joined.calls.empty:
+    if coverage.matched:
         return None
     if requests.empty:
         return "The logs have no record of Azure OpenAI's."
+    if joined.calls["group"].eq("dropped").all():
+        return "No call was sent."
     if coverage.without_id == coverage.only_client:
         return "No reply named its record: none has an `apim-request-id`, which a gateway may strip."
     times = requests["began_ns"].fillna(requests["logged_ns"]).dropna()

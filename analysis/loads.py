@@ -29,6 +29,8 @@ LOG_COLUMNS = (
 )
 # Beyond so many calls the busiest stretch of a run is sized for: it needs the most, and a replay of all takes long.
 MOST_SIZED = 50_000
+# Of one call.
+_MOST_TOKENS = 10**7
 _LEAST_CACHED, _CACHED_STEP = 1024, 128
 _AS_GENERATED = "each call is taken to have asked for what it generated."
 
@@ -92,7 +94,7 @@ def of_run(calls: pd.DataFrame, deployment: str | None) -> Load:
             "duration": sent["duration"],
         }
     )
-    known = load["input_tokens"].notna() & load["output_tokens"].notna()
+    known = _are_known(load)
     return Load(_complete(load[known]), _models(answered["response_model"]), _run_notes(sent, known))
 
 
@@ -102,7 +104,8 @@ def _run_notes(sent: pd.DataFrame, known: pd.Series) -> list[str]:
     if estimated:
         notes.append(f"{estimated:,} calls that were not answered are in it with tokens as estimated.")
     if not known.all():
-        notes.append(f"{int((~known).sum()):,} calls say nothing of their tokens and are not in it.")
+        without = f"{int((~known).sum()):,} calls say nothing of their tokens, or nothing possible"
+        notes.append(f"{without}, and are not in it.")
     if sent["scheduled"].isna().all():
         notes.append("The run was of the closed model: a slow service was asked less than real users would ask.")
     return notes
@@ -124,7 +127,7 @@ def of_logs(logs: Logs, deployment: str | None, time: Span | None = None) -> Loa
             "duration": requests["duration_ms"] / 1000,
         }
     )
-    known = load["input_tokens"].notna() & load["output_tokens"].notna()
+    known = _are_known(load)
     if not known.any():
         category = "GatewayLlmLog" if gateways else "AzureOpenAIRequestUsage"
         raise SettingsError(f"no request of the logs has its usage ({category}): there is nothing to size for")
@@ -188,6 +191,12 @@ def _chosen(deployments: pd.Series, wanted: str | None) -> str:
 
 def _models(names: pd.Series) -> list[str]:
     return sorted(names.dropna().unique())
+
+
+def _are_known(load: pd.DataFrame) -> pd.Series:
+    """What no model takes somebody made up, and it could not be sized for."""
+    told = load[["input_tokens", "output_tokens"]].astype("float64")
+    return ((told >= 0) & (told <= _MOST_TOKENS)).all(axis=1)
 
 
 def _complete(load: pd.DataFrame) -> pd.DataFrame:

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 
+import numpy as np
 import pandas as pd
 
 from probe.prompts import rebuild
@@ -55,8 +56,8 @@ def planned_tokens(calls: pd.DataFrame) -> pd.Series:
 def promised(calls: pd.DataFrame) -> pd.Series:
     """Seconds that a refusal asked to wait: `retry-after-ms` or `retry-after`, else as it was said before 2025, in
     `x-rate-limit-reset-tokens` or in the message."""
-    header = pd.to_numeric(calls["x-rate-limit-reset-tokens"], errors="coerce")
-    said = pd.to_numeric(calls["error_message"].str.extract(_RETRY_TEXT, expand=False), errors="coerce")
+    header = _numbers(calls["x-rate-limit-reset-tokens"])
+    said = _numbers(calls["error_message"].str.extract(_RETRY_TEXT, expand=False))
     told = calls["retry_after"].astype("float64").fillna(header).fillna(said)
     return told.where(refused_by(calls).notna())
 
@@ -123,7 +124,7 @@ def _signals(calls: pd.DataFrame) -> pd.DataFrame:
             "input_tokens": calls["input_tokens"].astype("Float64").fillna(planned),
             "cached_tokens": calls["cached_tokens"],
             "output_tokens": calls["output_tokens"],
-            "utilization": pd.to_numeric(utilization, errors="coerce") / 100,
+            "utilization": _numbers(utilization) / 100,
             "served_model": calls["x-ms-served-model"].notna(),
             "offer": calls["azureai-fe-offer-type"].notna(),
         },
@@ -131,9 +132,15 @@ def _signals(calls: pd.DataFrame) -> pd.DataFrame:
     )
     for limit in ("requests", "tokens"):
         for name, header in (("limit", "limit"), ("remaining", "remaining"), ("renewal", "renewalperiod")):
-            found[f"{name}_{limit}"] = pd.to_numeric(calls[f"x-ratelimit-{header}-{limit}"], errors="coerce")
+            found[f"{name}_{limit}"] = _numbers(calls[f"x-ratelimit-{header}-{limit}"])
     # A spilled call is another deployment's, and so are its numbers; one that failed says nothing of being let in.
     return found[~spilled.fillna(False) & (found["admitted"] | found["kind"].notna())]
+
+
+def _numbers(sent: pd.Series) -> pd.Series:
+    """NA for what is no number, or none that a limit can have."""
+    numbers = pd.to_numeric(sent, errors="coerce").astype("float64")
+    return numbers.where(np.isfinite(numbers))
 
 
 def _prompt(prompt_id: object) -> tuple[int | None, int | None]:

@@ -38,7 +38,8 @@ class Throttling(NamedTuple):
 
     causes      target and cause: refused, calls, share (0 to 1), first (into the run), retry_after_p50 and _max
     limiters    deployment: what `infer` says, in words and numbers
-    minutes     target and minute of the run: calls and tokens, offered_estimated, admitted_billed, refused_estimated
+    minutes     target and minute of the run: calls (offered, of these dropped and never sent, admitted, refused) and
+                tokens, offered_estimated, admitted_billed, refused_estimated
     promises    target and cause: how many refusals asked to wait, promised_p50, kept (share of those after which the
                 next call was admitted), and the wait that was enough: above enough_low_p50, at most enough_high_p50
     episodes    target and cause: spells of refusals, how long they lasted, and the time to the next admitted call
@@ -75,7 +76,7 @@ def with_cause(calls: pd.DataFrame) -> pd.DataFrame:
 
 
 def by_cause(calls: pd.DataFrame) -> pd.DataFrame:
-    """Of calls `with_cause`, one row a target and cause: refused, calls of the target, the share refused (0 to 1),
+    """Of calls `with_cause`, one row a target and cause: refused, calls sent to the target, the share refused (0 to 1),
     first (seconds into the run), and the median and largest Retry-After in seconds (NA where none was sent)."""
     refused = calls[calls["cause"].notna()].groupby(["target", "cause"], as_index=False)
     found = refused.agg(
@@ -84,7 +85,9 @@ def by_cause(calls: pd.DataFrame) -> pd.DataFrame:
         retry_after_p50=("retry_after", "median"),
         retry_after_max=("retry_after", "max"),
     )
-    found.insert(3, "calls", found["target"].map(calls["target"].value_counts()).astype("int64"))
+    found.insert(
+        3, "calls", found["target"].map(calls.loc[calls["group"] != "dropped", "target"].value_counts()).astype("int64")
+    )
     found.insert(4, "share", found["refused"] / found["calls"])
     return found
 
@@ -171,6 +174,7 @@ def _minutes(calls: pd.DataFrame) -> pd.DataFrame:
             "target": calls["target"],
             "minute": (calls["at"] // 60).astype("int64"),
             "offered": 1,
+            "dropped": (calls["group"] == "dropped").astype("int64"),
             "admitted": admitted(calls).astype("int64"),
             "refused": refused.astype("int64"),
             "offered_estimated_tokens": asked,
@@ -312,11 +316,19 @@ def as_result(found: Throttling, logs: Said | None = None) -> Result:
     """`logs` is what is to be known of them; None where none were given."""
     limits = [limiter_said(row) for row in found.limiters.to_dict("records")]
     refused, hidden = int(found.causes["refused"].sum()), int(found.hidden["refused"].sum())
-    calls = int(found.minutes["offered"].sum())
-    lines = [f"{refused:,} of {calls:,} calls were refused.", *_said_hidden(found.hidden), *limits]
+    dropped = int(found.minutes["dropped"].sum())
+    calls = int(found.minutes["offered"].sum()) - dropped
+    never = f"; {dropped:,} more were dropped and never sent" if dropped else ""
+    lines = [f"{refused:,} of {calls:,} calls were refused{never}.", *_said_hidden(found.hidden), *limits]
     return Result(
         [*lines, *(logs.lines if logs else ["No logs were given: what gateways kept to themselves is not known."])],
-        {"refused": refused, "calls": calls, "hidden": hidden, "coverage": logs.facts if logs else None},
+        {
+            "refused": refused,
+            "calls": calls,
+            "dropped": dropped,
+            "hidden": hidden,
+            "coverage": logs.facts if logs else None,
+        },
         {
             "causes": Table("What refused calls", found.causes, "nothing was refused"),
             "hidden_refusals": Table("Refusals that no reply shows", found.hidden, "none that is known"),

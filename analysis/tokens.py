@@ -15,6 +15,7 @@ from analysis.logs import Logs
 from analysis.output import Result, Table
 from analysis.stats import mean_estimate
 from analysis.token_metric import Compared, Metric, hold_against
+from analysis.words import count
 from probe.counting import Count, RanksUnavailableError, input_tokens
 from probe.prices import read_prices
 from probe.prompts import rebuild
@@ -222,10 +223,10 @@ _METRIC = "The gateway's token metric beside the usage of calls through it, toke
 
 
 def _lines(found: Tokens) -> list[str]:
-    counted = f"{found.estimated:,} of them were counted"
+    counted = "counted" if found.calls == 1 else f"{found.estimated:,} of them were counted"
     if found.estimated < found.calls:
         counted = f"{found.estimated:,} of them, drawn at random, were counted: errors and callers' sums are of these"
-    lines = [f"{found.calls:,} answered calls; {counted}."]
+    lines = [f"{count(found.calls, 'answered call')}; {counted}."]
     bare_of_logs = ["No logs were given: counts of the service's own are those of the replies."]
     lines += bare_of_logs if found.logs is None else found.logs.lines
     lines += found.metric.lines if found.metric else []

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 from analysis.caveats import caveats
 from analysis.cli import OUTPUTS, analysis
 from analysis.findings import analyse
-from tests.test_analysis import BEGAN, call, refused, write_run
+from tests.test_analysis import BEGAN, call, dropped, refused, write_run
 
 OF_RUNS = ("throttling", "regions", "tokens", "gateway", "ptu", "compare", "export", "report")
 HOLDING_LOGS = ("throttling", "regions", "gateway", "tokens")
@@ -180,6 +180,46 @@ def test_a_report_says_that_records_have_no_id(tmp_path: Path) -> None:
     logs = folder_of(tmp_path / "more", [*logged(), log("RequestResponse", ""), log("Audit", "")])
     said = caveats(analyse(given.run, [logs]))
     assert "Records of no call: 1 of RequestResponse without a correlation id." in said
+
+
+def none_sent(base: Path) -> Given:
+    return Given(write_run(base, [dropped(float(n)) for n in range(3)]), folder_of(base / "logs", logged()))
+
+
+@pytest.mark.parametrize("make", [none_sent, empty])
+def test_where_nothing_was_sent_no_reply_is_blamed_for_it(make: Any, tmp_path: Path) -> None:
+    found = done("throttling", make(tmp_path), tmp_path)
+    assert "No call was sent." in found.output and "No reply named its record" not in found.output
+    assert ("; 3 more were dropped and never sent." in found.output) == (make is none_sent)
+
+
+def test_of_calls_that_were_never_sent_none_could_be_refused(tmp_path: Path) -> None:
+    run = write_run(tmp_path, [call(0.0), refused(1.0), dropped(2.0), dropped(3.0)])
+    found = CliRunner().invoke(analysis, ["throttling", str(run), "-o", "json"])
+    told = json.loads(found.stdout)
+    assert (told["refused"], told["calls"], told["dropped"]) == (1, 2, 2)
+    assert (told["causes"][0]["calls"], told["causes"][0]["share"]) == (2, 0.5)
+    assert (told["minutes"][0]["offered"], told["minutes"][0]["dropped"]) == (4, 2)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("value", ["1e999", "-inf", "nan", pytest.param("9" * 400, id="400 digits"), "120,000", ""])
+def test_a_limit_that_is_no_number_says_nothing(value: str, tmp_path: Path) -> None:
+    names = ("limit-tokens", "remaining-tokens", "limit-requests", "remaining-requests", "renewalperiod-tokens")
+    headers = tuple((f"X-RateLimit-{name.title()}", value) for name in names)
+    run = write_run(tmp_path, [call(float(n), headers=headers) for n in range(40)])
+    found = CliRunner().invoke(analysis, ["throttling", str(run), "-o", "json"], catch_exceptions=False)
+    assert [row["model"] for row in json.loads(found.stdout)["limiters"]] == []
+
+
+@pytest.mark.parametrize("tokens", [2**62, -1])
+def test_a_call_of_impossible_usage_is_not_sized_for(tokens: int, tmp_path: Path) -> None:
+    calls = [call(float(n)) for n in range(60)]
+    run = write_run(tmp_path, [*calls, call(60.0, input_tokens=tokens), call(61.0, output_tokens=tokens)])
+    found = CliRunner().invoke(analysis, ["ptu", str(run), "--model", "gpt-4o", "-o", "json"])
+    assert found.exit_code == 0, found.output
+    told = json.loads(found.stdout)
+    assert told["ptu"] == 15 and told["calls"] == 60
 
 
 def test_a_report_says_that_times_were_left_out(tmp_path: Path) -> None:
