@@ -292,17 +292,21 @@ def read_logs(sources: Iterable[Path], columns: Sequence[str] = tuple(COLUMNS)) 
     Raises `LogsError`.
     """
     found = _Found()
-    with (
-        tempfile.TemporaryDirectory(prefix="headroom-logs-") as folder,
-        duckdb.connect() as database,
-    ):
-        for statement in filter(str.strip, _MACROS.split(";")):
-            database.execute(statement)
-        plain = _take_apart(_files(sources), Path(folder, "others.jsonl"), found)
-        largest = largest_object(plain, _LARGEST_LINE)
-        keep_small(database, Path(folder), largest)
-        _group(database, _source(database, plain, largest), columns)
-        return _as_logs(database, found)
+    try:
+        with (
+            tempfile.TemporaryDirectory(prefix="headroom-logs-") as folder,
+            duckdb.connect() as database,
+        ):
+            for statement in filter(str.strip, _MACROS.split(";")):
+                database.execute(statement)
+            plain = _take_apart(_files(sources), Path(folder, "others.jsonl"), found)
+            largest = largest_object(plain, _LARGEST_LINE)
+            keep_small(database, Path(folder), largest)
+            _group(database, _source(database, plain, largest), columns)
+            return _as_logs(database, found)
+    # A line beyond all measure, or no room.
+    except (duckdb.InvalidInputException, duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        raise LogsError(f"the logs cannot be read: {str(error).splitlines()[0]}") from None
 
 
 class _Found:

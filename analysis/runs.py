@@ -223,7 +223,8 @@ def read_run(
                 frame(database, "records", "start_time_unix_nano"),
                 _count(database, "lines") - _count(database, "records"),
             )
-    except (OSError, duckdb.IOException) as error:
+    # A line beyond all measure is invalid input.
+    except (OSError, duckdb.IOException, duckdb.InvalidInputException, duckdb.OutOfMemoryException) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"the journal of {folder} cannot be read: {reason}") from None
     calls = _with_waits(table) if "retry_after" in wanted else table

@@ -222,6 +222,18 @@ def test_a_call_of_impossible_usage_is_not_sized_for(tokens: int, tmp_path: Path
     assert told["ptu"] == 15 and told["calls"] == 60
 
 
+@pytest.mark.parametrize("file", ["calls-1.jsonl", "PT1H.json"])
+def test_a_line_beyond_all_measure_ends_in_one_line(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = sound(tmp_path)
+    monkeypatch.setattr("analysis.runs._LARGEST_LINE", 9 * 2**20)
+    monkeypatch.setattr("analysis.logs._LARGEST_LINE", 9 * 2**20)
+    with ((given.run if file.startswith("calls") else given.logs) / file).open("ab") as lines:
+        lines.write(b"\0" * 40 * 2**20)
+    found = done("tokens", given, tmp_path)
+    assert found.exit_code == 2 and found.output.count("\n") == 1
+    assert found.output.startswith("analysis: the ") and file in found.output
+
+
 def test_a_report_says_that_times_were_left_out(tmp_path: Path) -> None:
     given = sound(tmp_path)
     file = tmp_path / "rows.csv"
