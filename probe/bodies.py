@@ -187,7 +187,9 @@ def _refuse(body: Mapping[str, Any]) -> None:
 
 
 def _list(value: object) -> Sequence[Any]:
-    return value if isinstance(value, list | tuple) else ()
+    if value is not None and not isinstance(value, list | tuple):
+        raise UncountableError("what should be a list is none")
+    return value or ()
 
 
 def _mapping(value: object, what: str) -> Mapping[str, Any]:

@@ -207,7 +207,7 @@ def _bare(asked: object) -> int:
 def _family(name: str) -> _Family:
     family = next((family for pattern, family in _FAMILIES if re.match(rf"({pattern})(?![a-z0-9])", name)), None)
     if family is None:
-        raise UncountableError(f"no counting rule for model {name!r}")
+        raise UncountableError(f"no counting rule for model {name!r}" if name else "the request names no model")
     return family
 
 

@@ -43,6 +43,13 @@ def test_a_count_that_a_line_brought_along_is_replaced() -> None:
     assert lines("{}") == [{"input_tokens": None, "reason": "no messages and no input"}]
 
 
+def test_what_is_no_request_is_not_counted_as_if_it_were_left_out() -> None:
+    nameless = {key: value for key, value in HELLO.items() if key != "model"}
+    odd = [{**HELLO, "tools": {"a": 1}}, {**HELLO, "functions": "f"}, {"model": "gpt-4o", "input": 5}, nameless]
+    said = lines("\n".join(map(json.dumps, odd)))
+    assert [line["reason"] for line in said] == [*["what should be a list is none"] * 3, "the request names no model"]
+
+
 def test_a_deployments_name_stands_for_the_model_it_is_said_to_serve() -> None:
     (said,) = lines(json.dumps({**HELLO, "model": "chat"}), chat="gpt-4o")
     assert said == {**HELLO, "model": "chat", "input_tokens": 9}
