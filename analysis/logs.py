@@ -24,6 +24,7 @@ import msgspec
 import pandas as pd
 
 from analysis.frames import frame, keep_small, largest_object, read_lines
+from analysis.literal import literal
 from analysis.log_shapes import (
     AUDIT,
     BYTE_ORDER_MARK,
@@ -324,16 +325,17 @@ class _Found:
 
 
 def _files(sources: Iterable[Path]) -> list[Path]:
-    """In a folder, what has the name of a log's file."""
-    found: set[Path] = set()
+    """In a folder, what has the name of a log's file; what is given twice is there once."""
+    found: dict[Path, Path] = {}
     for source in sources:
         if source.is_dir():
-            found |= {path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()}
+            below = [path for path in source.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()]
         elif source.is_file():
-            found.add(source)
+            below = [source]
         else:
             raise LogsError(f"no such log file or folder: {source}")
-    return sorted(found)
+        found |= {path.resolve(): path for path in below}
+    return sorted(found.values())
 
 
 def _take_apart(files: list[Path], others: Path, found: _Found) -> list[Path]:
@@ -450,7 +452,7 @@ def _source(database: duckdb.DuckDBPyConnection, files: list[Path], largest: int
     if not files:
         database.execute(f"CREATE TABLE nothing ({', '.join(f'{name} VARCHAR' for name in (*_FIELDS, 'filename'))})")
         return "nothing"
-    return read_lines(files, dict.fromkeys(_FIELDS, "VARCHAR"), largest)
+    return read_lines(map(literal, files), dict.fromkeys(_FIELDS, "VARCHAR"), largest)
 
 
 def _find_torn(database: duckdb.DuckDBPyConnection, found: _Found) -> None:

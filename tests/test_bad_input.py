@@ -222,6 +222,16 @@ def test_a_call_of_impossible_usage_is_not_sized_for(tokens: int, tmp_path: Path
     assert told["ptu"] == 15 and told["calls"] == 60
 
 
+def test_a_run_whose_folder_looks_like_a_pattern_is_no_other_run(tmp_path: Path) -> None:
+    other = write_run(tmp_path / "runs", [refused(float(n)) for n in range(3)])
+    run = other.rename(tmp_path / "run1").parent / "run[1]"
+    write_run(tmp_path / "more", [call(0.0)]).rename(run)
+    (journal,) = run.glob("calls-*")
+    assert (tmp_path / "run1" / journal.name).exists()
+    found = CliRunner().invoke(analysis, ["throttling", str(run)])
+    assert found.output.startswith("0 of 1 calls were refused.")
+
+
 @pytest.mark.parametrize("file", ["calls-1.jsonl", "PT1H.json"])
 def test_a_line_beyond_all_measure_ends_in_one_line(file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = sound(tmp_path)

@@ -545,6 +545,21 @@ def test_no_logs_at_all_are_an_empty_table_with_every_column(tmp_path: Path) -> 
     assert logs.table.empty and set(COLUMNS) <= set(logs.table) and logs.requests.empty
 
 
+def test_a_name_that_looks_like_a_pattern_is_that_of_one_file(tmp_path: Path) -> None:
+    for number, name in enumerate(("a1", "a[1]", "a*", "a?", "it's", "{a1,a2}")):
+        jsonl(tmp_path / f"{name}.json", [request(number)])
+    logs = read_logs([tmp_path])
+    assert sorted(logs.table["correlation_id"]) == [f"call-{number}" for number in range(6)]
+    assert logs.duplicates == 0
+
+
+def test_a_file_that_is_named_twice_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = jsonl(tmp_path / "logs.json")
+    monkeypatch.chdir(tmp_path)
+    logs = read_logs([tmp_path, file, Path("logs.json")])
+    assert (logs.files, logs.duplicates) == (1, 0)
+
+
 def test_a_source_that_is_not_there_ends_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(LogsError, match="no such log file or folder"):
         read_logs([tmp_path / "nowhere"])
