@@ -30,7 +30,7 @@ CALL_COLUMNS = (
     "time_to_headers", "input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens", "target", "gateway",
 )  # fmt: skip
 # Of the first ones the coverage is told.
-LOG_COLUMNS = ("account", "status", "began_ns", "ended_ns", "logged_ns", "response_id", *_OF_LOGS)
+LOG_COLUMNS = ("account", "status", "began_ns", "ended_ns", "logged_ns", "response_id", "cached_tokens", *_OF_LOGS)
 _PAIRS = (
     ("estimated input", "estimated_tokens", "usage", "input_tokens"),
     ("input in usage", "input_tokens", "diagnostic log", "prompt_tokens"),
@@ -50,7 +50,7 @@ class Tokens(NamedTuple):
     compared    two counts of the same calls: n, same, exact, mean (left less right) with its interval, largest
     errors      class, model and stream: the estimate less the measured input
     callers     object id of the log (NA without one), subscription and deployment: calls, of those `measured`; their
-                input, cached, output and reasoning tokens; the estimate of those that have one, and its error; calls
+                input, cached and output tokens, as the reply or else the log says, and reasoning ones; the estimate of those that have one, and its error; calls
                 `without_usage`, and the input tokens they are completed by, an estimate
     shares      model: share of the input that was cached, and of the output that was reasoning
     unknown     why calls have no estimate, and how many
@@ -88,7 +88,7 @@ def analyse(
     if logs is not None:
         found = join(calls, logs, others)
         whole, told = _with_gateway(found.calls, logs), said(found, logs)
-    whole = whole.reindex(columns=[*dict.fromkeys([*whole, *_OF_LOGS])])
+    whole = whole.reindex(columns=[*dict.fromkeys([*whole, *_OF_LOGS, "cached_tokens_log"])])
     joined = whole[whole["group"] == "answered"]
     through = whole[whole["gateway"] == "apim"]
     sample = joined.sample(min(len(joined), MOST), random_state=0).sort_index()
@@ -100,7 +100,7 @@ def analyse(
         differences(counted, (*_PAIRS, *_GATEWAYS)),
         _errors(counted),
         _callers(counted),
-        _shares(joined),
+        _shares(_measured(joined)),
         counted["reason"].value_counts().rename_axis("reason").reset_index(name="calls"),
         usd,
         usd_error,
@@ -115,7 +115,11 @@ def _measured(calls: pd.DataFrame) -> pd.DataFrame:
     """With what the service said of each call, in its reply or else in its log."""
     said = {
         f"measured_{name}": calls[f"{name}_tokens"].astype("Int64").fillna(calls[logged].astype("Int64"))
-        for name, logged in (("input", "prompt_tokens"), ("output", "generated_tokens"))
+        for name, logged in (
+            ("input", "prompt_tokens"),
+            ("output", "generated_tokens"),
+            ("cached", "cached_tokens_log"),
+        )
     }
     return calls.assign(**said)
 
@@ -156,7 +160,8 @@ def _callers(counted: pd.DataFrame) -> pd.DataFrame:
         bare = group[group["measured_input"].isna()]
         said = dict(zip(("object_id", "subscription", "deployment"), key, strict=True))
         said |= {"calls": len(group), "measured": len(measured), "input_tokens": _sum(measured["measured_input"])}
-        said |= {name: _sum(group[name]) for name in ("cached_tokens", "output_tokens", "reasoning_tokens")}
+        said |= {f"{name}_tokens": _sum(group[f"measured_{name}"]) for name in ("cached", "output")}
+        said |= {"reasoning_tokens": _sum(group["reasoning_tokens"])}
         said |= {"estimated_input_tokens": _sum(both["estimated_tokens"]), "error_tokens": _sum(both["error"])}
         said |= {"without_usage": len(bare), "completed_input_tokens_estimated": _sum(bare["estimated_tokens"])}
         rows.append(said)
@@ -174,8 +179,8 @@ def _shares(joined: pd.DataFrame) -> pd.DataFrame:
     for model, group in joined.groupby("response_model"):
         row: dict[str, Any] = {"model": model, "calls": len(group)}
         for name, part, whole in (
-            ("cached", "cached_tokens", "input_tokens"),
-            ("reasoning", "reasoning_tokens", "output_tokens"),
+            ("cached", "measured_cached", "measured_input"),
+            ("reasoning", "reasoning_tokens", "measured_output"),
         ):
             both = group[[part, whole]].dropna()
             total = int(both[whole].sum())

@@ -59,12 +59,14 @@ def test_calls_without_usage_are_completed_in_a_column_that_says_estimated(tmp_p
 
 def test_the_log_measures_what_a_stream_without_usage_does_not_say(tmp_path: Path) -> None:
     silent = call(0.0, input_tokens=None, output_tokens=None)
-    logged = record("AzureOpenAIRequestUsage", "id-0.0", promptTokens=["41"], generatedTokens=[5], cachedTokens=[0])
+    logged = record("AzureOpenAIRequestUsage", "id-0.0", promptTokens=["41"], generatedTokens=[5], cachedTokens=[8])
     asked = record("RequestResponse", "id-0.0", objectId="alice")
     found = analysed(tmp_path, [silent, call(1.0)], logged, asked)
     (alice,) = rows(found.callers, object_id="alice")
     assert (alice["measured"], alice["input_tokens"], alice["error_tokens"]) == (1, 41, -1)
-    assert alice["without_usage"] == 0
+    assert (alice["output_tokens"], alice["cached_tokens"], alice["without_usage"]) == (5, 8, 0)
+    (model,) = found.shares.to_dict("records")
+    assert (model["cached_n"], model["cached_share"]) == (1, 8 / 41)
     assert found.logs is not None
     assert [found.logs.facts[name] for name in ("matched", "only_client", "only_log")] == [1, 1, 0]
 
