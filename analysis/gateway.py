@@ -386,8 +386,8 @@ def _said_added(added: pd.DataFrame) -> list[str]:
 def _said_mark(row: dict[Any, Any]) -> str:
     ends = f"{row['added_low'] * 1000:+,.1f} to {row['added_high'] * 1000:+,.1f}"
     of = f"{row['n']:,} {'pairs' if row['paired'] else 'calls each, not paired'}"
-    told = row["verdict"] if row["n"] >= FEW else "not told by so few"
-    return f"{row['mark']} {told}, {row['added'] * 1000:+,.1f} ms (95 %: {ends}; {of})"
+    told = f" {row['verdict']}" if row["n"] >= FEW else ": too few to tell"
+    return f"{row['mark']}{told}, {row['added'] * 1000:+,.1f} ms (95 %: {ends}; {of})"
 
 
 def _said_lost(totals: dict[str, Any], lost: Lost) -> str:

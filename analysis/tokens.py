@@ -50,8 +50,9 @@ class Tokens(NamedTuple):
     compared    two counts of the same calls: n, same, exact, mean (left less right) with its interval, largest
     errors      class, model and stream: the estimate less the measured input
     callers     object id of the log (NA without one), subscription and deployment: calls, of those `measured`; their
-                input, cached and output tokens, as the reply or else the log says, and reasoning ones; the estimate of those that have one, and its error; calls
-                `without_usage`, and the input tokens they are completed by, an estimate
+                input, cached and output tokens as the reply says, or else the log, and reasoning tokens; the estimate
+                of those that have one, and its error; calls `without_usage`, and the input tokens they are completed
+                by, an estimate
     shares      model: share of the input that was cached, and of the output that was reasoning
     unknown     why calls have no estimate, and how many
     month_usd   the input of a month of this traffic at list price, by measured tokens, and `month_usd_error` what

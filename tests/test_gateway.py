@@ -25,6 +25,7 @@ from probe.record import ObservedCall
 from probe.target import Target
 from probe.transport import Timeouts
 from tests.simulators import AT_ONCE, Simulated, simulating
+from tests.test_analysis import call, write_run
 from tests.wire import serving, withholds
 
 CONFIG = f"""
@@ -63,6 +64,9 @@ name = "high_demand"
 share = 0.1
 resource = "one"
 """
+
+
+WAYS = ("direct", "apim")
 
 
 class Made(NamedTuple):
@@ -279,6 +283,12 @@ def test_logs_of_another_time_or_resource_are_said_to_be_that(made: Made, logs: 
     assert "of another time" in (overlap(join(earlier, logs), logs) or "")
     nameless = calls.assign(service_request_id=None)
     assert "apim-request-id" in (overlap(join(nameless, logs), logs) or "")
+
+
+def test_of_few_calls_it_is_said_that_they_are_too_few(tmp_path: Path) -> None:
+    calls = [call(float(n), gateway=way, target=way, time_to_first_token=0.1) for n in range(3) for way in WAYS]
+    found = CliRunner().invoke(analysis, ["gateway", str(write_run(tmp_path, calls))])
+    assert found.output.startswith("streams through apim: first token: too few to tell, +0.0 ms (95 %: ")
 
 
 def test_no_run_ends_in_one_line(tmp_path: Path) -> None:
