@@ -2,6 +2,7 @@
 
 from analysis import application
 from analysis.findings import Findings
+from analysis.join import said_later
 from analysis.logs import aside, left_out, said_aside
 from analysis.regions import FEW
 from analysis.tokens import MOST
@@ -122,6 +123,8 @@ def _about_logs(findings: Findings) -> list[str]:
         found.append("No log is below the folders given.")
     elif findings.apart is not None:
         found.append(plain(findings.apart))
+    else:
+        found += said_later(coverage)
     if logs.skipped:
         first = left_out(logs)[0].removeprefix("Skipped ")
         many = f"{logs.skipped_lines:,} lines or files of the logs were skipped, the first"

@@ -5,7 +5,7 @@ Facts.  Azure OpenAI's CorrelationId is the reply's `apim-request-id`. A call th
 Clocks. The client's wall clock and the service's differ. A call's request was received after it was issued and before
         its head was there, which bounds the difference from both sides; all calls together leave an interval.
 Delay.  A record's `time` is when it was written down, and that it can be read comes later still. What was late by the
-        end of the run is missing from logs that were fetched too early: `written` says until when there are records.
+        end of the run is missing from logs that were fetched too early: `later` counts what ended after the last one.
 Never.  Nothing is dropped on either side: who is unmatched is counted, with the reason.
 """
 
@@ -42,7 +42,8 @@ class Coverage(NamedTuple):
     `matched` calls are in the logs. Of the `only_client` ones, `without_id` got no `apim-request-id`. `only_log`
     correlation ids are no call's. `shared` calls carry an id that an earlier call has too. Of the log's rows
     `without_request` have usage only and `without_usage` were answered with 200 and have no usage: the other record
-    was late or lost. `delay_p50` and `delay_max` are seconds from a call's end until its record was written.
+    was late or lost. `delay_p50` and `delay_max` are seconds from a call's end until its record was written. Of the
+    `only_client` ones with an id, `later` ended after the last record was written, in `written_ns` by its clock.
     """
 
     matched: int
@@ -57,6 +58,8 @@ class Coverage(NamedTuple):
     skew: Skew | None = None
     delay_p50: float | None = None
     delay_max: float | None = None
+    later: int = 0
+    written_ns: int | None = None
 
 
 class Said(NamedTuple):
@@ -105,6 +108,8 @@ def _coverage(joined: pd.DataFrame, requests: pd.DataFrame, only_log: pd.DataFra
     ids = sent["service_request_id"]
     matched = int(sent["in_log"].sum())
     delays = _delays(requests)
+    clocks = skew(sent)
+    written = _last_written(requests)
     answered = requests["status"].eq(200).fillna(False) if "status" in requests else requests["has_request"]
     return Coverage(
         matched=matched,
@@ -116,10 +121,24 @@ def _coverage(joined: pd.DataFrame, requests: pd.DataFrame, only_log: pd.DataFra
         differing=int(requests["differing"].sum()),
         without_request=int((~requests["has_request"]).sum()),
         without_usage=int((answered & ~requests["has_usage"]).sum()),
-        skew=skew(sent),
+        skew=clocks,
         delay_p50=quantile(delays, 0.5),
         delay_max=quantile(delays, 1.0),
+        later=0 if written is None else _ended_after(sent[~sent["in_log"] & ids.notna()], written, clocks),
+        written_ns=written,
     )
+
+
+def _last_written(requests: pd.DataFrame) -> int | None:
+    written = requests["logged_ns"].max() if "logged_ns" in requests else pd.NA
+    return None if pd.isna(written) else int(written)
+
+
+def _ended_after(calls: pd.DataFrame, written: int, skew: Skew | None) -> int:
+    """By the service's clock."""
+    shift = 0.0 if skew is None else skew.seconds
+    ends = (calls["start_time_unix_nano"] - written) / 1e9 + calls["duration"].fillna(0.0) + shift
+    return int((ends > 0).sum())
 
 
 def _delays(requests: pd.DataFrame) -> pd.Series:
@@ -226,7 +245,17 @@ def _covered(coverage: Coverage) -> list[str]:
             f"Records were written {coverage.delay_p50:,.1f} s after the call ended"
             f" (at most {coverage.delay_max:,.1f} s)."
         )
-    return lines
+    return [*lines, *said_later(coverage)]
+
+
+def said_later(coverage: Coverage) -> list[str]:
+    """That logs were fetched too early, as a sentence where it looks so."""
+    if not coverage.matched or not coverage.later or coverage.written_ns is None:
+        return []
+    return [
+        f"{coverage.later:,} of the calls only here ended after the last record was written"
+        f" ({_moment(coverage.written_ns)}): the logs were fetched too early, or theirs are lost."
+    ]
 
 
 def _moment(unix_ns: int) -> str:

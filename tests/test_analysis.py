@@ -226,6 +226,8 @@ estimated input against diagnostic log    1    0.0%      -1.00        1
 ! Closed model: users wait for their answers, so queueing is not measured.
 ! Fewer than 30 answered calls of East US 2, eastus: their 95th percentiles say little.
 ! The run was interrupted.
+! 4 of the calls only here ended after the last record was written (2025-11-23 16:00 UTC): the logs were fetched too \
+early, or theirs are lost.
 {folder / "report.html"}""".splitlines()
     ]
 

@@ -175,6 +175,18 @@ def test_a_script_is_told_of_records_that_make_no_row(command: str, tmp_path: Pa
     assert told == {"without_id": {"RequestResponse": 1}, "other_categories": {"Trace": 1}}
 
 
+def test_logs_that_were_fetched_too_early_are_said_to_be(tmp_path: Path) -> None:
+    given = sound(tmp_path)
+    written = {"time": "2025-11-23T16:00:03.2000000Z"}
+    records = [log("RequestResponse", f"id-{n}.0", requestTime=TICKS + n * 10**7) | written for n in range(3)]
+    given = given._replace(logs=folder_of(tmp_path / "more", records))
+    said = "3 of the calls only here ended after the last record was written (2025-11-23 16:00 UTC)"
+    assert said in done("throttling", given, tmp_path).output
+    assert said in " ".join(caveats(analyse(given.run, [given.logs])))
+    told = json.loads(done("throttling", given, tmp_path, "-o", "json").stdout)["coverage"]
+    assert (told["only_client"], told["later"], told["written_ns"]) == (3, 3, BEGAN + 3_200_000_000)
+
+
 def test_a_report_says_that_records_have_no_id(tmp_path: Path) -> None:
     given = sound(tmp_path)
     logs = folder_of(tmp_path / "more", [*logged(), log("RequestResponse", ""), log("Audit", "")])
