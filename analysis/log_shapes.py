@@ -152,7 +152,7 @@ def _object(line: bytes) -> Record | None:
 
 def _lines(path: Path) -> Iterator[Record | Skipped]:
     with opened(path) as file:
-        for number, line in enumerate(file, 1):
+        for number, line in enumerate(_of_bearable_length(file), 1):
             line = line.removeprefix(BYTE_ORDER_MARK) if number == 1 else line
             if not line.strip():
                 continue
@@ -161,6 +161,13 @@ def _lines(path: Path) -> Iterator[Record | Skipped]:
                 yield Skipped(str(path), number, "torn, or no JSON object")
             else:
                 yield from _unpacked(found, str(path), number)
+
+
+def _of_bearable_length(file: BinaryIO) -> Iterator[bytes]:
+    while line := file.readline(MOST_IN_A_DOCUMENT + 1):
+        if len(line) > MOST_IN_A_DOCUMENT:
+            raise UnreadableError(f"a line of over {MOST_IN_A_DOCUMENT // 1024**2} MB, and what follows it")
+        yield line
 
 
 def _document(path: Path) -> Iterator[Record | Skipped]:
@@ -217,7 +224,7 @@ def table_rows(table: Any) -> Iterator[Record]:
 def _csv(path: Path) -> Iterator[Record | Skipped]:
     csv.field_size_limit(MOST_IN_A_DOCUMENT)
     with opened(path) as file, io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="") as text:
-        start = text.readline()
+        start = text.readline(MOST_IN_A_DOCUMENT)
         comma = next((one for one in (",", ";", "\t") if one in start), ",")
         header = next(csv.reader([start], delimiter=comma), [])
         if not _is_header(header):
@@ -242,8 +249,8 @@ def _csv(path: Path) -> Iterator[Record | Skipped]:
 
 def _zone(header: Iterable[str]) -> str | None:
     """Whose times the portal wrote, where that is not UTC."""
-    zones = (_ZONE_OF_A_HEADER.search(name) for name in header if plain_name(name) == "timegenerated")
-    return next((zone[1] for zone in zones if zone and zone[1] != "UTC"), None)
+    zones = (_without_zone(name)[1] for name in header if plain_name(name) == "timegenerated")
+    return next((zone for zone in zones if zone not in (None, "UTC")), None)
 
 
 def _is_header(header: Iterable[str]) -> bool:
@@ -357,14 +364,19 @@ _PROPERTIES = {
     )
 }  # fmt: skip
 _TYPE_SUFFIX = re.compile(r"_[sdbgt]$")
-_ZONE_OF_A_HEADER = re.compile(r"\s*\[(.*)\]$")
 # What only rows of the API Management tables have.
 _ONLY_LLM = {"deploymentname", "completiontokens", "isstreamcompletion", "sequencenumber"}
 _ONLY_GATEWAY = {"backendtime", "backendurl", "responsecode", "clienttime", "apimsubscriptionid"}
 
 
 def plain_name(name: str) -> str:
-    return _TYPE_SUFFIX.sub("", _ZONE_OF_A_HEADER.sub("", name)).lower()
+    return _TYPE_SUFFIX.sub("", _without_zone(name)[0]).lower()
+
+
+def _without_zone(name: str) -> tuple[str, str | None]:
+    """Of the portal's `TimeGenerated [UTC]` both."""
+    before, bracket, zone = name.partition("[")
+    return (before.rstrip(), zone[:-1]) if bracket and name.endswith("]") else (name, None)
 
 
 def from_row(row: Mapping[str, Any], day_first: bool | None = None) -> Record:

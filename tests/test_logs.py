@@ -508,6 +508,16 @@ def test_records_that_make_no_row_are_counted_and_said(tmp_path: Path) -> None:
     ]
 
 
+def test_a_line_without_end_is_not_held_in_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("analysis.log_shapes.MOST_IN_A_DOCUMENT", 2 * 1024**2)
+    lines = [json.dumps({"records": [request(1)]}), '{"' + "x" * 3 * 1024**2]
+    (tmp_path / "batches.json").write_text("\n".join(lines))
+    (tmp_path / "nothing.csv").write_text(" " * 3 * 1024**2)
+    logs = read_logs([tmp_path])
+    assert list(logs.table["correlation_id"]) == ["call-1"]
+    assert [one.why[:18] for one in logs.skipped] == ["a line of over 2 M", "no log of Azure: n"]
+
+
 def test_a_file_that_unpacks_to_a_thousand_times_its_size_is_no_log(tmp_path: Path) -> None:
     (tmp_path / "bomb.json.gz").write_bytes(gzip.compress(b" " * 64 * 1024**2))
     schema = {"type": "record", "name": "E", "fields": [{"name": "Body", "type": "bytes"}]}
