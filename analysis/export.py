@@ -4,7 +4,7 @@ Calls. Every key of the record is a column under its own name and type, and ever
        under OpenTelemetry's name for it (`http.response.header.x-ms-region`), as last sent. `headers_json` has them
        all, in their order and case and with repeats. Rows are in the order of the journal; lines that are no records
        are left out, and counted.
-Logs.  `analysis.logs`' table, where there are logs. It joins on `correlation_id` = `azure.service.request.id`.
+Logs.  `analysis.logs`' table, where there are logs: `correlation_id` is `azure.service.request.id` in lower case.
 CSV.   The same, with lists as JSON. An empty cell is what was not observed. A text that a spreadsheet would take for a
        formula has an apostrophe before it (`probe.escaping.csv_safe`), so values are exact in Parquet only.
 """
@@ -20,7 +20,7 @@ import duckdb
 import msgspec
 import pandas as pd
 
-from analysis.frames import keep_small
+from analysis.frames import file_in_sql, keep_small
 from analysis.logs import ALWAYS, COLUMNS, Logs, left_out, read_logs
 from analysis.output import Result, Table
 from analysis.runs import GROUP, IS_RECORD, TAINTED, last_sent, lines, longest_line, read_about
@@ -80,7 +80,7 @@ def export(run: Path, into: Path, logs: Iterable[Path] = ()) -> Exported:
             columns += _described(database, "logs", dict(_meanings_of_logs()))
             matched = _count(
                 database,
-                'SELECT 1 FROM logs WHERE correlation_id IN (SELECT "azure.service.request.id" FROM calls)',
+                'SELECT 1 FROM logs WHERE correlation_id IN (SELECT lower("azure.service.request.id") FROM calls)',
             )
         (draft / "columns.json").write_text(_as_json(columns), encoding="utf-8")
         (draft / "columns.md").write_text(_as_markdown(columns), encoding="utf-8")
@@ -113,7 +113,7 @@ def _database(run: Path, into: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection
         keep_small(database, Path(draft), longest_line(run))
         try:
             yield database, Path(draft)
-        except duckdb.IOException as error:
+        except (duckdb.IOException, duckdb.InvalidInputException, duckdb.OutOfMemoryException) as error:
             raise OSError(str(error).splitlines()[0]) from None
 
 
@@ -177,7 +177,7 @@ def _write(database: duckdb.DuckDBPyConnection, table: str, query: str, folder: 
     parquet = folder / f"{table}.parquet"
     options = f"FORMAT parquet, COMPRESSION zstd, ROW_GROUP_SIZE {_ROWS_IN_A_GROUP}"
     database.execute(f"COPY ({query}) TO {_text(parquet)} ({options})")
-    database.execute(f"CREATE VIEW {table} AS SELECT * FROM read_parquet({_text(parquet)})")
+    database.execute(f"CREATE VIEW {table} AS SELECT * FROM read_parquet({file_in_sql(parquet)})")
     cells = ", ".join(f'{_cell(name, kind)} AS "{name}"' for name, kind in _types(database, table).items())
     database.execute(f"COPY (SELECT {cells} FROM {table}) TO {_text(folder / f'{table}.csv')} (FORMAT csv, HEADER)")
 

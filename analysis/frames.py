@@ -1,6 +1,7 @@
 """From DuckDB to pandas, so that a million rows fit and whole numbers stay whole."""
 
 import os
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -33,7 +34,7 @@ def largest_object(files: Iterable[Path], at_most: int) -> int:
 def read_lines(files: Iterable[Path], columns: Mapping[str, str], largest: int = _USUAL_LINE) -> str:
     """What a query can select from: files of lines, one at least, with these keys of each and their SQL types, and
     `filename`. What is no JSON, or of another type, is NULL; no line is longer than `largest` bytes."""
-    names = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
+    names = ", ".join(map(file_in_sql, files))
     typed = ", ".join(f"'{name}': '{kind}'" for name, kind in columns.items())
     return (
         f"read_json([{names}], format = 'newline_delimited', ignore_errors = true, columns = {{{typed}}},"
@@ -41,6 +42,12 @@ def read_lines(files: Iterable[Path], columns: Mapping[str, str], largest: int =
         # A storage account's folders are called `resourceId=...`.
         " hive_partitioning = false)"
     )
+
+
+def file_in_sql(path: Path) -> str:
+    """As a literal that names this file alone: DuckDB takes `*`, `?` and `[` for a pattern, and would read another."""
+    name = re.sub(r"[*?[]", r"[\g<0>]", str(path)).replace("'", "''")
+    return f"'{name}'"
 
 
 def _is_usual(file: Path) -> bool:

@@ -81,15 +81,23 @@ class Joined(NamedTuple):
 def join(calls: pd.DataFrame, logs: Logs, others: Iterable[str] = ()) -> Joined:
     """`others` are ids of calls that belong to the run and are not among `calls`, such as the checks before it."""
     requests = logs.requests.reset_index(drop=True)
-    ids = calls["service_request_id"].str.lower()
-    position = pd.Index(requests["correlation_id"]).get_indexer(ids)
-    position[ids.isna().to_numpy()] = -1
+    position = _positions(calls["service_request_id"], pd.Index(requests["correlation_id"]))
     joined = _beside(calls, requests, position)
     is_known = np.zeros(len(requests), bool)
     is_known[position[position >= 0]] = True
     of_others = requests["correlation_id"].isin([one.lower() for one in others])
     only_log = requests[~is_known & ~of_others.to_numpy()]
     return Joined(joined, only_log, _coverage(joined, requests, only_log, logs))
+
+
+def _positions(ids: pd.Series, logged: pd.Index) -> np.ndarray:
+    """Where each call's id is among the logs', -1 for nowhere. Theirs are in lower case, and so are nearly all that
+    replies have."""
+    position = logged.get_indexer(pd.Index(ids))
+    is_missing = (position < 0) & ids.notna().to_numpy()
+    position[is_missing] = logged.get_indexer(pd.Index(ids[is_missing].str.lower()))
+    position[ids.isna().to_numpy()] = -1
+    return position
 
 
 def _beside(calls: pd.DataFrame, requests: pd.DataFrame, position: np.ndarray) -> pd.DataFrame:

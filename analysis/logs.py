@@ -24,7 +24,6 @@ import msgspec
 import pandas as pd
 
 from analysis.frames import frame, keep_small, largest_object, read_lines
-from analysis.literal import literal
 from analysis.log_shapes import (
     AUDIT,
     BYTE_ORDER_MARK,
@@ -452,7 +451,7 @@ def _source(database: duckdb.DuckDBPyConnection, files: list[Path], largest: int
     if not files:
         database.execute(f"CREATE TABLE nothing ({', '.join(f'{name} VARCHAR' for name in (*_FIELDS, 'filename'))})")
         return "nothing"
-    return read_lines(map(literal, files), dict.fromkeys(_FIELDS, "VARCHAR"), largest)
+    return read_lines(files, dict.fromkeys(_FIELDS, "VARCHAR"), largest)
 
 
 def _find_torn(database: duckdb.DuckDBPyConnection, found: _Found) -> None:

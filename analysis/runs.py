@@ -33,7 +33,6 @@ import msgspec
 import pandas as pd
 
 from analysis.frames import frame, keep_small, largest_object, read_lines
-from analysis.literal import literal
 from probe.headers import retry_after
 from probe.journal import RUN_FILE
 from probe.record import NEVER_TIMED, NOT_SENT, OUTCOMES, TAINT_SECONDS, LatencyCheckpoint, ObservedCall
@@ -348,7 +347,7 @@ def longest_line(folder: Path) -> int:
 
 
 def _not_empty(files: Iterable[Path]) -> list[Path]:
-    return [literal(file) for file in sorted(files) if file.stat().st_size]
+    return [file for file in sorted(files) if file.stat().st_size]
 
 
 def _load(database: duckdb.DuckDBPyConnection, folder: Path, wanted: Iterable[str], more: Mapping[str, str]) -> None:

@@ -141,6 +141,19 @@ def test_an_export_again_takes_the_place_of_the_old_one_and_several_runs_have_fo
     assert len(rows(Path(into, one.name, "calls.parquet"))) == 3
 
 
+def test_a_folder_whose_name_looks_like_a_pattern_is_exported_to_itself(tmp_path: Path) -> None:
+    into = tmp_path / "out [1]?"
+    calls = [call(1.0, service_request_id="ID-1.0")]
+    logs = tmp_path / "PT1H.json"
+    logs.write_text(USAGE + "\n")
+    done = CliRunner().invoke(
+        analysis, ["export", str(write_run(tmp_path, calls)), "--into", str(into), "--logs", str(logs)]
+    )
+    assert done.exit_code == 0, done.output
+    assert "1 rows of logs, 1 of them calls'" in done.stderr
+    assert len(rows(tmp_path / "out [[]1][?]" / "calls.parquet")) == 1
+
+
 def test_what_cannot_be_exported_ends_in_one_line(tmp_path: Path) -> None:
     run = write_run(tmp_path, CALLS)
     (tmp_path / "taken").write_text("")

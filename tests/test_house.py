@@ -20,7 +20,7 @@ ROWS = (
     "probe/bodies.py probe/explaining.py probe/channel.py probe/prices.py probe/application.py probe/shares.py"
     " probe/headroom.py probe/seen.py probe/traces.py locustfiles/_hub.py locustfiles/_watchdog.py"
     " locustfiles/_clocks.py locustfiles/_signals.py",
-    "probe/counting.py probe/dialing.py analysis/frames.py analysis/literal.py analysis/log_shapes.py"
+    "probe/counting.py probe/dialing.py analysis/frames.py analysis/log_shapes.py"
     " analysis/ptu_models.py probe/spending.py locustfiles/_breaker.py locustfiles/_slo.py locustfiles/_tables.py"
     " locustfiles/_words.py",
     "probe/transport.py probe/journal.py probe/simulated.py probe/advice.py probe/render.py probe/assertions.py"
