@@ -27,11 +27,11 @@ from analysis.regions import FEW, calls_sent, pairs, success, verdict
 from analysis.stats import quantile, quantile_difference, quantile_estimate, share_difference
 from analysis.words import count
 
-LOG_COLUMNS = (*LOST_COLUMNS, "backend_request_id", "backend_status", "backend_ms", "backend_url", "response_id")
+LOG_COLUMNS = (*LOST_COLUMNS, "backend_request_id", "response_id")
 # Where gateways put their own id into a reply; the policy's author may have named another.
 ID_HEADERS = ("microsoft-azure-api-management-correlation-id", "apim-trace-id", "x-correlation-id")
 CALL_COLUMNS = (
-    "target", "gateway", "request_stream", "request_max_tokens", "request_model", "prompt_id", "round", "status_code",
+    "target", "gateway", "request_stream", "request_max_tokens", "prompt_id", "round", "status_code",
     "service_request_id", "response_id", "time_to_headers", "time_to_first_token", "buffered", "region", "apart",
     "service_first_token", "service_duration", "reasoning_tokens",
 )  # fmt: skip

@@ -20,7 +20,7 @@ from probe.prices import Prices
 # Beyond what is known of the clocks: a record's time is when the request was received.
 _TOLERANCE_NS = 20_000_000
 LOG_COLUMNS = (
-    "status", "began_ns", "ended_ns", "duration_ms", "logged_ns", "deployment", "model", "model_version", "stream",
+    "status", "began_ns", "ended_ns", "logged_ns", "deployment", "model", "model_version", "stream",
     "account", "prompt_tokens", "cached_tokens", "generated_tokens",
 )  # fmt: skip
 
