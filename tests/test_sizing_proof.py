@@ -32,7 +32,7 @@ from probe.prompts import numbered
 from probe.record import ObservedCall
 from probe.traces import Row, read_trace
 from tests.commands import ROOT
-from tests.simulators import AT_ONCE, Simulated, simulating
+from tests.simulators import AT_ONCE, Simulated, awaited, simulating
 from tests.test_analysis import write_run
 
 TRACE = ROOT.parent / "shared" / "fixtures" / "traces" / "AzureLLMInferenceTrace_conv.csv"
@@ -172,11 +172,17 @@ def as_arrived(cell: Cell, calls: list[ObservedCall], ledger: Ledger) -> pd.Data
     return load
 
 
+def by_id(simulator: Simulated) -> Ledger:
+    return {line["request_id"]: line for line in simulator.ledger()}
+
+
 def proven(cells: list[Cell], folder: Path, bucket: float, settings: str = AT_ONCE, **about: Any) -> None:
     deployments = {cell.name: (cell.model.name, cell.ptu) for cell in cells}
     with simulating(folder, config(deployments, bucket, settings)) as simulator:
         sent = send(simulator, {cell.name: cell.rows for cell in cells}, **about)
-        ledger = {line["request_id"]: line for line in simulator.ledger()}
+        ids = {call.service_request_id for calls in sent.values() for call in calls}
+        # A call's line is written when its reply has been sent.
+        ledger = awaited(lambda: found if ids <= (found := by_id(simulator)).keys() else None)
     for cell in cells:
         arrived = as_arrived(cell, sent[cell.name], ledger)
         compared(cell, refused(sent[cell.name]), replayed(arrived, cell, bucket))
