@@ -259,9 +259,10 @@ def left_out(logs: Logs) -> list[str]:
 
 
 def said_aside(without_id: Mapping[str, int], other_categories: Mapping[str, int]) -> list[str]:
-    """What `aside` found, as a sentence where there is any of it."""
+    """What `aside` found, as a sentence where there is any of it. Audit is left out: nobody takes it for calls."""
     nameless = f"{_listed(without_id)} without a correlation id" if without_id else ""
-    others = f"{_listed(other_categories)} of categories that are not joined" if other_categories else ""
+    unknown = {category: number for category, number in other_categories.items() if category != AUDIT}
+    others = f"{_listed(unknown)} of categories that are not joined" if unknown else ""
     said = "; ".join(filter(None, (nameless, others)))
     return [f"Records of no call: {said}."] if said else []
 

@@ -537,6 +537,7 @@ def test_the_audit_is_beside_the_calls_as_it_has_no_correlation_id(tmp_path: Pat
     assert list(logs.audit["logged_ns"]) == [1_713_333_810 * 10**9]
     by_category = logs.categories.set_index("category")
     assert by_category.loc["Audit", "without_id"] == 1 and len(logs.table) == 1
+    assert aside(logs)["other_categories"] == {"Audit": 1} and left_out(logs) == []
 
 
 def test_the_folders_of_a_storage_account_are_not_taken_for_what_a_record_says(tmp_path: Path) -> None:
