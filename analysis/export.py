@@ -20,7 +20,7 @@ import duckdb
 import msgspec
 import pandas as pd
 
-from analysis.frames import file_in_sql, keep_small
+from analysis.frames import UNREADABLE, file_in_sql, keep_small
 from analysis.logs import ALWAYS, COLUMNS, Logs, left_out, read_logs
 from analysis.output import Result, Table
 from analysis.runs import GROUP, IS_RECORD, TAINTED, last_sent, lines, longest_line, read_about
@@ -67,10 +67,13 @@ def export(run: Path, into: Path, logs: Iterable[Path] = ()) -> Exported:
     place of an older one when all are whole. Raises `RunError`, `LogsError`, `OSError`."""
     read_about(run)
     into.mkdir(parents=True, exist_ok=True, mode=0o700)
-    with _database(run, into) as (database, draft):
-        known, skipped = _read_through(database, run)
+    with _database(into) as (database, draft):
+        longest = longest_line(run)
+        keep_small(database, draft, longest)
+        journal = lines(run, longest)
+        known, skipped = _read_through(database, journal)
         calls = _calls(known)
-        _write(database, "calls", _selected(calls, f"{lines(run)} WHERE {IS_RECORD}"), draft)
+        _write(database, "calls", _selected(calls, f"{journal} WHERE {IS_RECORD}"), draft)
         columns = _described(database, "calls", {name: (made.unit, made.meaning) for name, made in calls.items()})
         written, logs_read, matched = _count(database, "SELECT 1 FROM calls"), None, 0
         if sources := list(logs):
@@ -107,13 +110,12 @@ def as_result(done: Exported) -> Result:
 
 
 @contextmanager
-def _database(run: Path, into: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
+def _database(into: Path) -> Iterator[tuple[duckdb.DuckDBPyConnection, Path]]:
     """And a folder for what is not whole yet, on the same disk."""
     with TemporaryDirectory(prefix=".export-", dir=into) as draft, duckdb.connect() as database:
-        keep_small(database, Path(draft), longest_line(run))
         try:
             yield database, Path(draft)
-        except (duckdb.IOException, duckdb.InvalidInputException, duckdb.OutOfMemoryException) as error:
+        except UNREADABLE as error:
             raise OSError(str(error).splitlines()[0]) from None
 
 
@@ -147,11 +149,11 @@ def _calls(headers: Sequence[str]) -> dict[str, _Made]:
     return {**kept, **added, **_headers(headers), **texts}
 
 
-def _read_through(database: duckdb.DuckDBPyConnection, run: Path) -> tuple[list[str], int]:
+def _read_through(database: duckdb.DuckDBPyConnection, journal: str) -> tuple[list[str], int]:
     """The headers of the catalogue that came, in lower case, and how many lines are no records."""
     found = database.execute(
         'SELECT list_transform("probe.response.headers", lambda pair: pair[1]),'
-        f" count(*) FILTER ({IS_RECORD}), count(*) FROM {lines(run)} GROUP BY 1"
+        f" count(*) FILTER ({IS_RECORD}), count(*) FROM {journal} GROUP BY 1"
     ).fetchall()
     came = {name.lower() for names, records, _ in found if records for name in names or () if name}
     known = [name for name in sorted(came) if describe(name, "").group != "unknown"]

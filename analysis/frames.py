@@ -18,6 +18,8 @@ _BLOCK = 64 * 1024
 # `read_json` takes twice the longest line that it is told of, for each thread.
 _USUAL_LINE = 8 * 2**20
 _MEMORY = 576 * 2**20
+# What a file that cannot be read comes to; a line beyond all measure is invalid input.
+UNREADABLE = (duckdb.IOException, duckdb.InvalidInputException, duckdb.OutOfMemoryException)
 
 
 def keep_small(database: duckdb.DuckDBPyConnection, folder: Path, largest: int) -> None:

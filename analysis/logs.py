@@ -23,7 +23,7 @@ import duckdb
 import msgspec
 import pandas as pd
 
-from analysis.frames import frame, keep_small, largest_object, read_lines
+from analysis.frames import UNREADABLE, frame, keep_small, largest_object, read_lines
 from analysis.log_shapes import (
     AUDIT,
     BYTE_ORDER_MARK,
@@ -305,8 +305,7 @@ def read_logs(sources: Iterable[Path], columns: Sequence[str] = tuple(COLUMNS)) 
             keep_small(database, Path(folder), largest)
             _group(database, _source(database, plain, largest), columns)
             return _as_logs(database, found)
-    # A line beyond all measure, or no room.
-    except (duckdb.InvalidInputException, duckdb.IOException, duckdb.OutOfMemoryException) as error:
+    except UNREADABLE as error:
         raise LogsError(f"the logs cannot be read: {str(error).splitlines()[0]}") from None
 
 

@@ -32,7 +32,7 @@ import duckdb
 import msgspec
 import pandas as pd
 
-from analysis.frames import frame, keep_small, largest_object, read_lines
+from analysis.frames import UNREADABLE, frame, keep_small, largest_object, read_lines
 from probe.headers import retry_after
 from probe.journal import RUN_FILE
 from probe.record import NEVER_TIMED, NOT_SENT, OUTCOMES, TAINT_SECONDS, LatencyCheckpoint, ObservedCall
@@ -215,16 +215,16 @@ def read_run(
             tempfile.TemporaryDirectory(prefix="headroom-run-") as spilled,
             duckdb.connect() as database,
         ):
-            keep_small(database, Path(spilled), longest_line(folder))
-            of_some = _of_some(folder, sampled)
-            _load(database, folder, wanted, {name: last_sent(name) for name in headers} | of_some)
+            longest = longest_line(folder)
+            keep_small(database, Path(spilled), longest)
+            more = {name: last_sent(name) for name in headers} | _of_some(folder, sampled)
+            _load(database, folder, longest, wanted, more)
             noted = _noted(database, folder)
             table, skipped = (
                 frame(database, "records", "start_time_unix_nano"),
                 _count(database, "lines") - _count(database, "records"),
             )
-    # A line beyond all measure is invalid input.
-    except (OSError, duckdb.IOException, duckdb.InvalidInputException, duckdb.OutOfMemoryException) as error:
+    except (OSError, *UNREADABLE) as error:
         reason = str(error).splitlines()[0]
         raise RunError(f"the journal of {folder} cannot be read: {reason}") from None
     calls = _with_waits(table) if "retry_after" in wanted else table
@@ -251,7 +251,7 @@ def header_shares(folder: Path, calls: int = 20_000) -> pd.DataFrame:
         database.execute(
             f"""CREATE TABLE answered AS SELECT "probe.gateway" AS gateway, "gen_ai.request.stream" AS stream,
                 list_distinct(list_transform({_HEADERS}, lambda pair: lower(pair[1]))) AS names
-            FROM (SELECT * FROM {lines(folder)} LIMIT {int(calls)})
+            FROM (SELECT * FROM {lines(folder, longest_line(folder))} LIMIT {int(calls)})
             WHERE {IS_RECORD} AND {_any_of(ANSWERED)}
                 AND "probe.traffic" IS DISTINCT FROM '{PREFLIGHT}'"""
         )
@@ -288,7 +288,7 @@ def time_of(folder: Path) -> Span | None:
         found = database.execute(
             """SELECT min(start_time_unix_nano), max(start_time_unix_nano
                 + CAST(1e9 * coalesce("gen_ai.client.operation.duration", 0) AS BIGINT))"""
-            f" FROM {lines(folder)} WHERE {IS_RECORD}"
+            f" FROM {lines(folder, longest_line(folder))} WHERE {IS_RECORD}"
         ).fetchone()
     return None if found is None or found[0] is None else Span(*found)
 
@@ -324,13 +324,13 @@ def about_as(kind: type[_Read], folder: Path) -> _Read:
         raise RunError(f"{path} cannot be read: {error}") from None
 
 
-def lines(folder: Path, headers: Iterable[str] = ()) -> str:
+def lines(folder: Path, longest: int, headers: Iterable[str] = ()) -> str:
     """What a query can select from: the lines of a run's journal, with each key of the record as a column of its name,
-    typed as declared there, and what `last_sent` needs, of those `headers` or where none is named of all. `IS_RECORD`
-    is true for those that are records, and else false or NULL."""
+    typed as declared there, and what `last_sent` needs, of those `headers` or where none is named of all. `longest` is
+    `longest_line`'s. `IS_RECORD` is true for those that are records, and else false or NULL."""
     columns = {field.encode_name: _sql_type(field.type) for field in _FIELDS}
     files = _not_empty(folder.glob("calls-*.jsonl"))
-    read = read_lines(files, columns, longest_line(folder)) if files else f"({_no_lines(columns)})"
+    read = read_lines(files, columns, longest) if files else f"({_no_lines(columns)})"
     # By length most are left out before a name is looked at, which takes long.
     lengths = ", ".join(map(str, sorted({len(header.encode()) for header in headers})))
     asked = f"list_filter({_HEADERS}, lambda pair: strlen(pair[1]) IN ({lengths}))" if lengths else _HEADERS
@@ -342,7 +342,7 @@ def lines(folder: Path, headers: Iterable[str] = ()) -> str:
 
 
 def longest_line(folder: Path) -> int:
-    """Of a run's journal none is longer, in bytes."""
+    """Of a run's journal none is longer, in bytes. Reads a part of it all."""
     return largest_object(folder.glob("calls-*.jsonl"), _LARGEST_LINE)
 
 
@@ -350,7 +350,9 @@ def _not_empty(files: Iterable[Path]) -> list[Path]:
     return [file for file in sorted(files) if file.stat().st_size]
 
 
-def _load(database: duckdb.DuckDBPyConnection, folder: Path, wanted: Iterable[str], more: Mapping[str, str]) -> None:
+def _load(
+    database: duckdb.DuckDBPyConnection, folder: Path, longest: int, wanted: Iterable[str], more: Mapping[str, str]
+) -> None:
     """Makes the tables `lines` and `records`."""
     kept = {field.name: f'"{field.encode_name}"' for field in _FIELDS if field.name not in _LEFT_IN_THE_JOURNAL}
     expressions = {name: sql for name, sql in {**kept, **_DERIVED, **_SELDOM}.items() if name in set(wanted)}
@@ -358,10 +360,8 @@ def _load(database: duckdb.DuckDBPyConnection, folder: Path, wanted: Iterable[st
         expressions |= _WAITS
     expressions |= more
     names = ", ".join(f'{expression} AS "{name}"' for name, expression in expressions.items())
-    headers = _LAST_SENT.findall(names)
-    database.execute(
-        f"CREATE TABLE lines AS SELECT coalesce({IS_RECORD}, false) AS is_record, {names} FROM {lines(folder, headers)}"
-    )
+    journal = lines(folder, longest, _LAST_SENT.findall(names))
+    database.execute(f"CREATE TABLE lines AS SELECT coalesce({IS_RECORD}, false) AS is_record, {names} FROM {journal}")
     database.execute("CREATE VIEW records AS SELECT * EXCLUDE (is_record) FROM lines WHERE is_record")
 
 
