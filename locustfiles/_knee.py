@@ -117,6 +117,11 @@ class Settings(NamedTuple):
     def waits_for_answers(self) -> bool:
         return any(one.statistic is not None for one in self.objectives)
 
+    @property
+    def lowest_rate(self) -> float:
+        """That it begins with."""
+        return min(self.first_rate, self.max_rate)
+
     def to_offer(self, rate: float) -> tuple[float, str]:
         """How long a rate is offered while it rises, and why so long."""
         if rate >= self.max_rate:
@@ -231,7 +236,7 @@ class Search:
             yield from self._keep_up()
 
     def _raise(self) -> Moves:
-        rate = min(self.settings.first_rate, self.settings.max_rate)
+        rate = self.settings.lowest_rate
         while True:
             seconds, _ = self.settings.to_offer(rate)
             step = yield from self._offer("raise", rate, seconds, is_of_search=True)

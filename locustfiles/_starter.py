@@ -27,7 +27,7 @@ from locustfiles._load import Load
 from locustfiles._preflight import Preflight, RefusedError
 from locustfiles._scenario import Scenario
 from locustfiles._send import Senders
-from locustfiles._tending import tend
+from locustfiles._tending import end, tend
 from locustfiles._terminal import LOOK_SECONDS, ROWS, Children, View, view
 from locustfiles._told import plan_line, progress_line, say
 from locustfiles._web import add_tab
@@ -92,12 +92,7 @@ class Starter:
         gevent.spawn(tend, load, self._gathered.look)
 
     def end(self, load: Load) -> None:
-        seen = load.report()
-        load.close()
-        self._scenario.end()
-        if load.journal.failure is not None:
-            course.fail(str(load.journal.failure))
-        self._gathered.take_seen(seen)
+        self._gathered.take_seen(end(load, self._scenario))
         came_to = conclude(load, self._scenario, self._gathered, self._checked)
         self._gathered.standing.last_word = f"{came_to.verdict.text}. Next: {came_to.verdict.next}"
         try:

@@ -1,5 +1,5 @@
-"""While a run is on, in each of its processes: once a second a look at the clocks and at whether all is well with the
-journal, which goes to the disk outside the event loop."""
+"""A run in each of its processes: once a second a look at the clocks and at whether all is well with the journal, which
+goes to the disk outside the event loop; and its end."""
 
 from collections.abc import Callable
 
@@ -7,6 +7,7 @@ import gevent
 
 from locustfiles._course import course
 from locustfiles._load import Load
+from locustfiles._scenario import Scenario
 
 TEND_SECONDS = 1.0
 
@@ -22,3 +23,13 @@ def tend(load: Load, look: Callable[[Load, float | None], None] | None = None) -
         if course.load is load and load.journal.failure is not None:
             course.fail(str(load.journal.failure))
         gevent.sleep(TEND_SECONDS)
+
+
+def end(load: Load, scenario: Scenario) -> tuple[str, str, bytes]:
+    """Closes this process's journal. Gives its last report."""
+    seen = load.report()
+    load.close()
+    scenario.end()
+    if load.journal.failure is not None:
+        course.fail(str(load.journal.failure))
+    return seen

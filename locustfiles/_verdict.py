@@ -14,7 +14,7 @@ import msgspec
 
 from locustfiles._live import Row, Standing
 from locustfiles._slo import Judgement, said
-from locustfiles._words import seconds, share
+from locustfiles._words import calls, seconds, share
 from probe.escaping import printable
 
 # The share of calls below which a refusal or a failure is no news.
@@ -121,7 +121,7 @@ def _of_generator(why: str, summary: str) -> Verdict:
 def _summary(standing: Standing, row: Row) -> list[str]:
     """Of what was sent and not cut off: the first tokens, the refusals, the failures."""
     counts, ttft = row.values.counts, row.values.times["ttft"]
-    said = [f"{counts['sent']:,} call{'' if counts['sent'] == 1 else 's'}"]
+    said = [calls(counts["sent"])]
     if ttft.n:
         said.append(f"p95 first token {seconds(ttft.quantile(0.95))}")
     if counts["sent"]:

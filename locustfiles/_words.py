@@ -27,6 +27,10 @@ def amount(value: float) -> str:
     return f"{value:,.0f}" if value >= 1000 or value == int(value) else _three(value)
 
 
+def calls(number: int) -> str:
+    return f"{number:,} call{'' if number == 1 else 's'}"
+
+
 def _three(value: float) -> str:
     if value >= 1000:
         return f"{float(f'{value:.3g}'):,.0f}"

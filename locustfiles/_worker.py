@@ -19,7 +19,7 @@ from locustfiles._load import Load
 from locustfiles._options import Options, choose, find, read_options
 from locustfiles._scenario import Scenario
 from locustfiles._send import Senders, is_here, kept_here
-from locustfiles._tending import tend
+from locustfiles._tending import end, tend
 from locustfiles._terminal import Children
 from locustfiles._told import say
 from probe.advice import EXIT_LOST, EXIT_SETTINGS
@@ -104,11 +104,7 @@ class Member:
         gevent.spawn(tend, load)
 
     def end(self, load: Load) -> None:
-        seen = load.report()
-        load.close()
-        self._scenario.end()
-        if load.journal.failure is not None:
-            course.fail(str(load.journal.failure))
+        seen = end(load, self._scenario)
         counts = {**load.counted(), "raised": int(log.unhandled_greenlet_exception)}
         self._runner.send_message(TALLY, {"counts": counts, "seen": seen, "findings": load.findings.packed()})
         self._senders.run_ended()

@@ -27,7 +27,7 @@ from locustfiles._scenario import Ending, Findings
 from locustfiles._steps import Stepped, stated_rate
 from locustfiles._user import AzureOpenAIUser
 from locustfiles._verdict import Verdict, again, another
-from locustfiles._words import amount
+from locustfiles._words import amount, calls
 from probe.record import ObservedCall
 from probe.target import Target
 
@@ -62,10 +62,9 @@ def first_rate(check: ObservedCall | None, tokens: float) -> float:
 
 def begins(settings: Settings) -> str:
     """What is offered first, for how long and why."""
-    rate = min(settings.first_rate, settings.max_rate)
+    rate = settings.lowest_rate
     seconds, why = settings.to_offer(rate)
-    calls = max(1, round(rate * seconds))
-    some = f"about {calls:,} call{'' if calls == 1 else 's'} at {amount(rate)} a second"
+    some = f"about {calls(max(1, round(rate * seconds)))} at {amount(rate)} a second"
     return f"first window: {some}, {amount(seconds)} s ({why}); twice as fast while it holds"
 
 
